@@ -1,0 +1,167 @@
+//! What the operator wants, from flags, environment and file to one validated [`Config`].
+//!
+//! Precedence is flag, then environment, then file, then default. Every option is one row of one
+//! table ([`options`]), so its flag, its variable, its key in the file, its default and its help
+//! cannot drift apart. A value that is wrong is reported with its key, where it came from and what
+//! would be accepted.
+
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    time::Duration,
+};
+
+use crate::model::Target;
+
+/// Everything the process was told, validated. Plain data: nothing in it can be wrong any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where the backends are.
+    pub upstream: Vec<Target>,
+    /// Address that clients connect to.
+    pub bind_address: SocketAddr,
+    /// Address of the metrics and the control thread's own endpoints.
+    pub metrics_address: SocketAddr,
+    /// Worker threads; `None` means one per CPU that affinity and the cgroup quota allow.
+    pub workers: Option<NonZeroUsize>,
+    /// Which kernel interface the workers use.
+    pub io_driver: IoDriver,
+    /// How a backend is chosen for a request that names no instance.
+    pub algorithm: Algorithm,
+    /// Active health checks.
+    pub health: HealthChecks,
+    /// Name resolution.
+    pub dns: Dns,
+    /// Path that the balancer answers itself on the data port; `None` leaves it to the backends.
+    pub health_endpoint: Option<String>,
+    /// What a client or a backend may make us hold.
+    pub limits: Limits,
+    /// How long we wait for whom.
+    pub timeouts: Timeouts,
+    /// Logs.
+    pub log: Log,
+}
+
+/// Choice of the kernel interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoDriver {
+    /// io_uring where the kernel grants it, else epoll.
+    Auto,
+    /// io_uring or refuse to start.
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+/// Choice of the picker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// Fewest running exchanges relative to weight, counted exactly over all workers.
+    LeastConnections,
+    /// Smooth weighted round robin, per worker.
+    RoundRobin,
+}
+
+/// Active health checks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthChecks {
+    /// Path of the probe; `None` switches probes off and takes every discovered backend as healthy.
+    pub path: Option<String>,
+    /// Pause between two probes of one backend, before jitter.
+    pub interval: Duration,
+    /// Longest a probe may take, connect included.
+    pub timeout: Duration,
+    /// Consecutive failures that take a backend out of balancing.
+    pub max_failures: NonZeroU32,
+    /// Consecutive successes that bring it back.
+    pub healthy_threshold: NonZeroU32,
+}
+
+/// Name resolution.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Servers to ask instead of those in `/etc/resolv.conf`.
+    pub servers: Vec<SocketAddr>,
+    /// Shortest pause between two refreshes, whatever the TTL says.
+    pub refresh_min: Duration,
+    /// Longest pause between two refreshes, whatever the TTL says.
+    pub refresh_max: Duration,
+}
+
+/// What a peer may make us hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Octets of a request head, request line included; more is 431.
+    pub request_head_bytes_max: usize,
+    /// Octets of a response head; more is 502.
+    pub response_head_bytes_max: usize,
+    /// Fields in a head; more is 431 towards clients and 502 from backends.
+    pub fields_max: usize,
+    /// Idle connections that one worker keeps to one backend.
+    pub idle_connections_per_backend_max: usize,
+}
+
+/// How long we wait for whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the first octet of a request head to its last.
+    pub request_head: Duration,
+    /// Between two requests on one client connection.
+    pub keep_alive: Duration,
+    /// To open a connection to a backend.
+    pub connect: Duration,
+    /// Without progress on a body of known length, or a client that does not take what we send.
+    pub body: Duration,
+    /// A pooled upstream connection is dropped after this long without use. Must be shorter than
+    /// the backends' own keep-alive, or requests meet connections that are about to close.
+    pub upstream_idle: Duration,
+    /// How long a request for a known instance is tried again while its connects fail.
+    pub instance_retry: Duration,
+    /// Between SIGTERM and the end of accepting.
+    pub drain_grace: Duration,
+    /// Between the end of accepting and the end of the process.
+    pub drain: Duration,
+}
+
+/// Logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Directives for `tracing_subscriber::EnvFilter`, made from `RUST_LOG` or the two levels.
+    pub filter: String,
+    /// Where lines go.
+    pub destination: LogDestination,
+    /// How lines look.
+    pub format: LogFormat,
+    /// Which exchanges get a line.
+    pub access: AccessLog,
+}
+
+/// Where log lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogDestination {
+    /// Standard output.
+    Stdout,
+    /// Appended to this file.
+    File(PathBuf),
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line of text.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Which exchanges get a line in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// None.
+    Off,
+    /// Those that the balancer refused or that failed.
+    Failures,
+    /// All.
+    All,
+}

@@ -1,0 +1,5 @@
+//! wip
+pub mod model;
+pub mod stats;
+pub mod link;
+pub mod config;

@@ -1,0 +1,14 @@
+//! Pure: the nouns that the control thread and the workers share. Plain data, no behaviour beyond
+//! construction and lookup.
+//!
+//! Owns the picture of the world that travels from the control thread to every worker: what a
+//! backend is, which of them exist, and in which phase of its life the process is. It does not own
+//! how that picture is made ([`crate::plane`]) nor what a worker does with it (`worker::table`).
+
+mod backend;
+mod snapshot;
+mod target;
+
+pub use backend::{Backend, BackendId, Health, InstanceId, InstanceIdError, Presence, Weight};
+pub use snapshot::{HealthCounts, Phase, Snapshot, Version};
+pub use target::{Target, TargetError};

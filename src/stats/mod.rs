@@ -1,0 +1,20 @@
+//! Pure: counters with one writer each, summed by whoever reads them.
+//!
+//! A worker counts in cells that only it writes; the control thread adds the cells up when somebody
+//! scrapes. Nothing here takes a lock or does an atomic read-modify-write: on x86 and arm an
+//! increment is a plain load, add and store. Readers may see a torn *set* of counters (a request
+//! counted, its duration not yet), but never a torn number.
+//!
+//! Owns the counts. Does not own their names: labels are put on in `control::admin::metrics`.
+
+mod backend;
+mod cell;
+mod histogram;
+mod series;
+mod worker;
+
+pub use backend::{BackendCell, BackendStats};
+pub use cell::{Counter, Gauge};
+pub use histogram::{DURATION_BUCKETS_MS, Histogram, HistogramReading};
+pub use series::{METHODS, Series, SeriesReading, StatusKey};
+pub use worker::{FAILURES_MAX, WorkerStats};

@@ -1,0 +1,67 @@
+//! Pure: what one worker counts about itself.
+
+use super::{Counter, Gauge, Series};
+
+/// Places for failure labels; `exchange::FailureKind` asserts that it needs no more.
+pub const FAILURES_MAX: usize = 48;
+
+/// Counts of one worker. Only that worker writes them.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct WorkerStats {
+    /// Connections accepted since start.
+    pub connections_accepted: Counter,
+    /// Client connections open now.
+    pub connections_open: Gauge,
+    /// Accept calls that failed because descriptors or memory ran out.
+    pub accept_backoffs: Counter,
+    /// Connections that a panic ended.
+    pub panics: Counter,
+    /// Version of the snapshot in use.
+    pub snapshot_version: Gauge,
+    /// Exchanges that ended as a failure, by `FailureKind` index.
+    pub failures: FailureCounters,
+    /// Responses that the balancer made itself: errors and its own endpoints.
+    pub own: Series,
+    /// Upstream connections opened.
+    pub upstream_connects: Counter,
+    /// Upstream connections that could not be opened.
+    pub upstream_connect_failures: Counter,
+    /// Exchanges that found a pooled connection.
+    pub upstream_reuses: Counter,
+    /// Idle upstream connections held now.
+    pub upstream_idle: Gauge,
+    /// Pooled connections dropped because octets arrived that nobody had asked for.
+    pub upstream_poisoned: Counter,
+    /// Exchanges sent again, to the same or another backend.
+    pub retries: Counter,
+    /// Requests that named an instance.
+    pub affinity_requests: Counter,
+    /// Of these, requests that reached it.
+    pub affinity_hits: Counter,
+    /// Event streams open now.
+    pub event_streams_open: Gauge,
+    /// Tunnels open now.
+    pub tunnels_open: Gauge,
+    /// Reports to the control thread that found its queue full.
+    pub reports_dropped: Counter,
+    /// Access-log records that found the writer's queue full.
+    pub log_records_dropped: Counter,
+}
+
+/// One counter per failure label.
+#[derive(Debug)]
+pub struct FailureCounters([Counter; FAILURES_MAX]);
+
+impl Default for FailureCounters {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl FailureCounters {
+    /// The counter of the label with this index.
+    pub fn at(&self, index: usize) -> &Counter {
+        &self.0[index]
+    }
+}
