@@ -1,5 +1,6 @@
 //! wip
+pub mod config;
+pub mod http1;
+pub mod link;
 pub mod model;
 pub mod stats;
-pub mod link;
-pub mod config;

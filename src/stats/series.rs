@@ -102,7 +102,9 @@ impl SeriesReading {
         for (place, count) in series.keys.iter().zip(&series.counts) {
             match place.load(Acquire) {
                 0 => break,
-                packed => *self.requests.entry(StatusKey::unpack(packed)).or_default() += count.get(),
+                packed => {
+                    *self.requests.entry(StatusKey::unpack(packed)).or_default() += count.get()
+                }
             }
         }
         for (method, overflow) in (0_u8..).zip(&series.overflow) {

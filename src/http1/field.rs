@@ -1,0 +1,158 @@
+//! Pure: the field names a proxy must know, and the list syntax of their values.
+
+/// A field name that changes what the proxy does. Everything else is `Other` and passes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant is the field of that name")]
+pub enum Field {
+    Accept,
+    CacheControl,
+    Connection,
+    ContentEncoding,
+    ContentLength,
+    ContentType,
+    Expect,
+    Host,
+    KeepAlive,
+    ProxyAuthenticate,
+    ProxyAuthorization,
+    ProxyConnection,
+    StepflowInstanceId,
+    Te,
+    TransferEncoding,
+    Upgrade,
+    XAccelBuffering,
+    XForwardedBy,
+    XForwardedFor,
+    XForwardedHost,
+    XForwardedProto,
+    XStepflowRoutedInstance,
+    Other,
+}
+
+impl Field {
+    /// Field names are case-insensitive (RFC 9110 §5.1). The length decides first, so most names
+    /// cost one comparison of a number.
+    #[inline]
+    pub fn of(name: &[u8]) -> Self {
+        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+        match name.len() {
+            2 if is(b"te") => Self::Te,
+            4 if is(b"host") => Self::Host,
+            6 if is(b"accept") => Self::Accept,
+            6 if is(b"expect") => Self::Expect,
+            7 if is(b"upgrade") => Self::Upgrade,
+            10 if is(b"connection") => Self::Connection,
+            10 if is(b"keep-alive") => Self::KeepAlive,
+            12 if is(b"content-type") => Self::ContentType,
+            13 if is(b"cache-control") => Self::CacheControl,
+            14 if is(b"content-length") => Self::ContentLength,
+            14 if is(b"x-forwarded-by") => Self::XForwardedBy,
+            15 if is(b"x-forwarded-for") => Self::XForwardedFor,
+            16 if is(b"x-forwarded-host") => Self::XForwardedHost,
+            16 if is(b"content-encoding") => Self::ContentEncoding,
+            16 if is(b"proxy-connection") => Self::ProxyConnection,
+            17 if is(b"transfer-encoding") => Self::TransferEncoding,
+            17 if is(b"x-accel-buffering") => Self::XAccelBuffering,
+            17 if is(b"x-forwarded-proto") => Self::XForwardedProto,
+            18 if is(b"proxy-authenticate") => Self::ProxyAuthenticate,
+            19 if is(b"proxy-authorization") => Self::ProxyAuthorization,
+            20 if is(b"stepflow-instance-id") => Self::StepflowInstanceId,
+            26 if is(b"x-stepflow-routed-instance") => Self::XStepflowRoutedInstance,
+            _ => Self::Other,
+        }
+    }
+
+    /// Means something on one connection only and is never forwarded (RFC 9110 §7.6.1). Framing
+    /// and upgrades are written anew by the proxy; credentials for a proxy end at the proxy
+    /// (RFC 9110 §11.7).
+    #[inline]
+    pub fn is_hop_by_hop(self) -> bool {
+        matches!(
+            self,
+            Self::Connection
+                | Self::KeepAlive
+                | Self::ProxyAuthenticate
+                | Self::ProxyAuthorization
+                | Self::ProxyConnection
+                | Self::Te
+                | Self::TransferEncoding
+                | Self::Upgrade
+        )
+    }
+
+    /// May not be removed by being listed in `Connection`: a client that could strip these would
+    /// choose how its request is framed, routed or attributed.
+    #[inline]
+    pub fn is_protected(self) -> bool {
+        matches!(
+            self,
+            Self::CacheControl
+                | Self::ContentEncoding
+                | Self::ContentLength
+                | Self::ContentType
+                | Self::Host
+                | Self::StepflowInstanceId
+                | Self::XForwardedBy
+                | Self::XForwardedFor
+                | Self::XForwardedHost
+                | Self::XForwardedProto
+        )
+    }
+}
+
+/// The non-empty tokens of a `Connection` value (RFC 9110 §5.6.1, §7.6.1).
+pub fn connection_tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|b| *b == b',').map(trim_ows).filter(|token| !token.is_empty())
+}
+
+/// Whether a comma-separated value has this member, without regard to case or parameters.
+pub fn list_contains(value: &[u8], wanted: &[u8]) -> bool {
+    value.split(|b| *b == b',').any(|member| {
+        let name = member.split(|b| *b == b';').next().unwrap_or(member);
+        trim_ows(name).eq_ignore_ascii_case(wanted)
+    })
+}
+
+/// Whether the octets are a token (RFC 9110 §5.6.2).
+pub fn is_token(octets: &[u8]) -> bool {
+    !octets.is_empty() && octets.iter().all(|b| is_token_octet(*b))
+}
+
+pub(super) fn is_token_octet(b: u8) -> bool {
+    matches!(b,
+        b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`'
+        | b'|' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z')
+}
+
+/// Removes optional white space, which is SP and HTAB only (RFC 9110 §5.6.3).
+pub(super) fn trim_ows(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = value {
+        value = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_match_in_any_case_and_nothing_else_does() {
+        assert_eq!(Field::of(b"Stepflow-Instance-ID"), Field::StepflowInstanceId);
+        assert_eq!(Field::of(b"TRANSFER-ENCODING"), Field::TransferEncoding);
+        assert_eq!(Field::of(b"x-accel-buffering"), Field::XAccelBuffering);
+        assert_eq!(Field::of(b"Transfer-Encodin"), Field::Other);
+        assert_eq!(Field::of(b""), Field::Other);
+    }
+
+    #[test]
+    fn lists_are_split_at_commas_and_trimmed() {
+        let tokens: Vec<_> = connection_tokens(b" close,, \tX-A ,").collect();
+        assert_eq!(tokens, [&b"close"[..], b"X-A"]);
+        assert!(list_contains(b"application/json, Text/Event-Stream;q=0.9", b"text/event-stream"));
+        assert!(!list_contains(b"text/event-streams", b"text/event-stream"));
+    }
+}

@@ -1,0 +1,140 @@
+//! Pure: where a head ends.
+
+use std::ops::Range;
+
+use memchr::memchr;
+
+/// Looks for the empty line that ends a head, without ever looking at an octet twice: a client that
+/// sends one octet at a time costs us no more than one that sends all at once.
+///
+/// It also refuses a line that ends in a bare LF. RFC 9112 §2.2 lets a recipient accept those;
+/// that two recipients may differ about it is what request smuggling is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadScan {
+    leading: LeadingLine,
+    start: usize,
+    line_start: usize,
+    scanned: usize,
+}
+
+/// Whether one empty line in front of the head is skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeadingLine {
+    /// For requests: old clients send a CRLF behind a body (RFC 9112 §2.2).
+    Skip,
+    /// For responses.
+    Refuse,
+}
+
+/// Why the octets so far cannot become a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScanError {
+    /// A LF without CR in front.
+    BareLf,
+    /// An empty line where the start line must be.
+    EmptyLine,
+    /// The first octet cannot start a start line: this is not HTTP/1.
+    NotHttp,
+    /// The first octets are those of a TLS handshake.
+    Tls,
+}
+
+impl HeadScan {
+    /// A scan that has seen nothing.
+    pub fn new(leading: LeadingLine) -> Self {
+        Self { leading, start: 0, line_start: 0, scanned: 0 }
+    }
+
+    /// Where the head lies in `input`, the empty line included, once it is complete. `input` is
+    /// everything received so far: each call must pass the octets of the calls before, and more.
+    ///
+    /// # Errors
+    /// As soon as no further octet could make this a head.
+    pub fn advance(&mut self, input: &[u8]) -> Result<Option<Range<usize>>, ScanError> {
+        while let Some(offset) = memchr(b'\n', &input[self.scanned..]) {
+            let line_feed = self.scanned + offset;
+            if line_feed == self.line_start || input[line_feed - 1] != b'\r' {
+                return Err(ScanError::BareLf);
+            }
+            let line_is_empty = line_feed - 1 == self.line_start;
+            self.scanned = line_feed + 1;
+            if line_is_empty && self.line_start > self.start {
+                return Ok(Some(self.start..self.scanned));
+            }
+            if line_is_empty {
+                if self.leading == LeadingLine::Refuse || self.start > 0 {
+                    return Err(ScanError::EmptyLine);
+                }
+                self.start = self.scanned;
+            }
+            self.line_start = self.scanned;
+        }
+        self.scanned = input.len();
+        self.check_first_octets(input)?;
+        Ok(None)
+    }
+
+    // Without this, a TLS client on the plain port would wait for the head deadline and the
+    // operator would learn nothing.
+    fn check_first_octets(&self, input: &[u8]) -> Result<(), ScanError> {
+        match input.get(self.start..).unwrap_or_default() {
+            [] | [b'\r'] => Ok(()),
+            [0x16] => Ok(()),
+            [0x16, 0x03, ..] => Err(ScanError::Tls),
+            [first, ..] if super::field::is_token_octet(*first) => Ok(()),
+            [b'\r', ..] => Err(ScanError::EmptyLine),
+            _ => Err(ScanError::NotHttp),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole(leading: LeadingLine, input: &[u8]) -> Result<Option<Range<usize>>, ScanError> {
+        HeadScan::new(leading).advance(input)
+    }
+
+    #[test]
+    fn every_split_agrees() {
+        let cases: &[(&[u8], Result<Option<Range<usize>>, ScanError>)] = &[
+            (b"GET / HTTP/1.1\r\n\r\n", Ok(Some(0..18))),
+            (b"GET / HTTP/1.1\r\nA: b\r\n\r\nnext", Ok(Some(0..24))),
+            (b"\r\nGET / HTTP/1.1\r\n\r\n", Ok(Some(2..20))),
+            (b"\r\n\r\nGET / HTTP/1.1\r\n\r\n", Err(ScanError::EmptyLine)),
+            (b"GET / HTTP/1.1\n\r\n", Err(ScanError::BareLf)),
+            (b"GET / HTTP/1.1\r\nA: b\n\r\n", Err(ScanError::BareLf)),
+            (b"GET / HTTP/1.1\r\n\n", Err(ScanError::BareLf)),
+            (b"\nGET", Err(ScanError::BareLf)),
+            (b"GET / HTTP/1.1\r\nA: b", Ok(None)),
+            (b"\x16\x03\x01\x02\x00\x01", Err(ScanError::Tls)),
+            (b"\x00\x00", Err(ScanError::NotHttp)),
+            (b"", Ok(None)),
+        ];
+        for (input, want) in cases {
+            assert_eq!(&whole(LeadingLine::Skip, input), want, "{input:?}");
+            for cut in 0..=input.len() {
+                let mut scan = HeadScan::new(LeadingLine::Skip);
+                let first = scan.advance(&input[..cut]);
+                let got = match first {
+                    Ok(None) => scan.advance(input),
+                    settled => settled,
+                };
+                assert_eq!(&got, want, "cut {cut} of {input:?}");
+            }
+            let mut scan = HeadScan::new(LeadingLine::Skip);
+            let settled =
+                (0..=input.len()).map(|n| scan.advance(&input[..n])).find(|r| *r != Ok(None));
+            assert_eq!(&settled.unwrap_or(Ok(None)), want, "bytewise {input:?}");
+        }
+    }
+
+    #[test]
+    fn responses_have_no_leading_line() {
+        assert_eq!(
+            whole(LeadingLine::Refuse, b"\r\nHTTP/1.1 200 OK\r\n\r\n"),
+            Err(ScanError::EmptyLine)
+        );
+    }
+}
