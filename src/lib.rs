@@ -1,6 +1,8 @@
 //! wip
 pub mod config;
+pub mod exchange;
 pub mod http1;
 pub mod link;
 pub mod model;
+pub mod session;
 pub mod stats;

@@ -1,0 +1,131 @@
+//! Pure: the responses that the balancer makes itself.
+
+use serde_json::json;
+
+use super::{ErrorFormat, Failure};
+use crate::{
+    http1::{HeadWriter, Method, reason_phrase},
+    model::{HealthCounts, Phase},
+};
+
+/// Seconds after which a client that was answered 503 should try again: half a health interval.
+const RETRY_AFTER_SECONDS: u64 = 5;
+
+/// JSON-RPC error codes. Stepflow 0.10 and later retry −32300 to −32399 ("transport"), and −32302
+/// is its "connection error"; an unknown code would fail the flow at once, and a body without
+/// `jsonrpc` and a string `id` is not read at all.
+mod code {
+    pub(super) const INVALID_REQUEST: i32 = -32600;
+    pub(super) const TRANSPORT: i32 = -32300;
+    pub(super) const TRANSPORT_CONNECTION: i32 = -32302;
+}
+
+/// What an answer is about, beyond the failure itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ErrorContext<'a> {
+    /// The instance that the request named.
+    pub instance: Option<&'a str>,
+    /// How many backends there are.
+    pub backends: HealthCounts,
+}
+
+/// A complete response of our own.
+#[derive(Debug)]
+pub struct Answer<'a> {
+    /// Status code.
+    pub status: u16,
+    /// Media type of the body.
+    pub content_type: &'a str,
+    /// The body.
+    pub body: &'a [u8],
+}
+
+impl Answer<'_> {
+    /// Appends head and body. `date` is an IMF-fixdate (RFC 9110 §5.6.7).
+    pub fn write(&self, out: &mut Vec<u8>, method: Method, date: &str, closes: bool) {
+        let mut head =
+            HeadWriter::response(out, self.status, reason_phrase(self.status).as_bytes());
+        head.field(b"Date", date.as_bytes());
+        head.field(b"Content-Type", self.content_type.as_bytes());
+        head.field_number(b"Content-Length", self.body.len() as u64);
+        head.field(b"Cache-Control", b"no-store");
+        if self.status == 503 {
+            head.field_number(b"Retry-After", RETRY_AFTER_SECONDS);
+        }
+        if self.status == 405 {
+            head.field(b"Allow", b"GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH");
+        }
+        if closes {
+            head.field(b"Connection", b"close");
+        }
+        head.end();
+        if method != Method::Head {
+            out.extend_from_slice(self.body);
+        }
+    }
+}
+
+impl Failure {
+    /// The body that explains this failure to a client, and its media type.
+    pub fn body(self, format: ErrorFormat, context: &ErrorContext<'_>) -> (Vec<u8>, &'static str) {
+        match format {
+            ErrorFormat::Text => (self.text_body(context), "text/plain; charset=utf-8"),
+            ErrorFormat::JsonRpc => (self.json_rpc_body(context), "application/json"),
+        }
+    }
+
+    fn text_body(self, context: &ErrorContext<'_>) -> Vec<u8> {
+        let detail = match self {
+            Self::InstanceUnknown | Self::InstanceUnreachable => {
+                format!(" (instance {:?})", context.instance.unwrap_or_default())
+            }
+            Self::NoHealthyBackend => {
+                let HealthCounts { total, healthy } = context.backends;
+                format!(" ({total} known, {healthy} healthy)")
+            }
+            _ => String::new(),
+        };
+        format!("{}: {}{detail}\n", self.label(), self.reason()).into_bytes()
+    }
+
+    fn json_rpc_body(self, context: &ErrorContext<'_>) -> Vec<u8> {
+        let (code, message) = match self {
+            Self::InstanceUnknown | Self::InstanceUnreachable => {
+                (code::TRANSPORT_CONNECTION, "Instance not available")
+            }
+            Self::NoHealthyBackend => (code::TRANSPORT_CONNECTION, "No healthy backend"),
+            _ if self.status().is_some_and(|status| status < 500) => {
+                (code::INVALID_REQUEST, "Request refused")
+            }
+            _ => (code::TRANSPORT, "Backend failed"),
+        };
+        let mut data = json!({ "reason": self.reason(), "label": self.label() });
+        if let Some(instance) = context.instance {
+            data["instanceId"] = instance.into();
+        }
+        if self == Self::NoHealthyBackend {
+            data["backends"] = json!({
+                "total": context.backends.total,
+                "healthy": context.backends.healthy,
+            });
+        }
+        let error = json!({ "code": code, "message": message, "data": data });
+        json!({ "jsonrpc": "2.0", "id": super::SELF_NAME, "error": error }).to_string().into_bytes()
+    }
+}
+
+/// Status and body of the balancer's own health endpoint: ready when it is serving and at least one
+/// backend is healthy.
+pub fn health_answer(phase: Phase, counts: HealthCounts) -> (u16, Vec<u8>) {
+    let HealthCounts { total, healthy } = counts;
+    let (status, word) = match phase {
+        Phase::Unready | Phase::Draining => (503, "draining"),
+        Phase::Serving if healthy == 0 => (503, "unhealthy"),
+        Phase::Serving => (200, "healthy"),
+    };
+    let body = format!(
+        r#"{{"status":"{word}","backends":{{"total":{total},"healthy":{healthy},"unhealthy":{}}}}}"#,
+        total - healthy
+    );
+    (status, body.into_bytes())
+}

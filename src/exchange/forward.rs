@@ -1,0 +1,173 @@
+//! Pure: which fields go on, and which the balancer says itself.
+//!
+//! Names keep their case, values their octets, lines their order. What is removed is what RFC 9110
+//! §7.6.1 says belongs to one connection; what is added is listed in `docs/LIFECYCLE.md`.
+
+use super::{Admission, RequestPlan, ResponsePlan, Then};
+use crate::http1::{
+    Coding, Field, FieldLine, Framing, HeadWriter, RequestHead, ResponseHead, Version,
+    connection_tokens,
+};
+
+/// What the balancer calls itself in `X-Forwarded-By`.
+pub const SELF_NAME: &str = "stepflow-load-balancer";
+
+/// What is known about the client besides its request.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientFacts<'a> {
+    /// Address without port, as text.
+    pub address: &'a str,
+    /// Host for a request that names none (HTTP/1.0): the address it was sent to.
+    pub local_authority: &'a str,
+}
+
+/// Appends the head that a backend gets.
+pub fn write_request(
+    out: &mut Vec<u8>,
+    head: &RequestHead<'_>,
+    admission: &Admission<'_>,
+    client: &ClientFacts<'_>,
+) {
+    let mut writer = HeadWriter::request(out, head.method_token, head.target.forwarded());
+    let authority = admission.authority.unwrap_or(client.local_authority.as_bytes());
+    let mut kept = Kept::default();
+    for line in head.fields {
+        let name = line.name.as_bytes();
+        let field = Field::of(name);
+        match field {
+            Field::Host => {
+                kept.host = true;
+                writer.field(name, authority);
+            }
+            Field::XForwardedFor | Field::XForwardedBy => {}
+            Field::Expect if !admission.plan.expects_continue => {}
+            _ if field.is_hop_by_hop() => {}
+            _ if admission.connection_lists_fields && is_listed(head.fields, line, field) => {}
+            _ => {
+                kept.note(field);
+                writer.field(name, line.value);
+            }
+        }
+    }
+    if !kept.host {
+        writer.field(b"Host", authority);
+    }
+    if admission.plan.framing == Framing::Chunked {
+        writer.field(b"Transfer-Encoding", b"chunked");
+    }
+    if let Some(protocol) = admission.upgrade {
+        writer.field(b"Connection", b"upgrade").field(b"Upgrade", protocol);
+    }
+    write_forwarded_for(&mut writer, head.fields, client.address);
+    // An earlier proxy knows the scheme and host that the user saw; we only know our own.
+    if !kept.forwarded_proto {
+        writer.field(b"X-Forwarded-Proto", b"http");
+    }
+    if !kept.forwarded_host {
+        writer.field(b"X-Forwarded-Host", authority);
+    }
+    writer.field(b"X-Forwarded-By", SELF_NAME.as_bytes());
+    writer.end();
+}
+
+/// Which fields the client sent that we would otherwise add.
+#[derive(Default)]
+struct Kept {
+    host: bool,
+    forwarded_proto: bool,
+    forwarded_host: bool,
+}
+
+impl Kept {
+    fn note(&mut self, field: Field) {
+        match field {
+            Field::XForwardedProto => self.forwarded_proto = true,
+            Field::XForwardedHost => self.forwarded_host = true,
+            _ => {}
+        }
+    }
+}
+
+/// One line with every address so far and the client's at the end.
+fn write_forwarded_for(writer: &mut HeadWriter<'_>, fields: &[FieldLine<'_>], client: &str) {
+    let earlier = |line: &&FieldLine<'_>| Field::of(line.name.as_bytes()) == Field::XForwardedFor;
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for line in fields.iter().filter(earlier).filter(|line| !line.value.is_empty()) {
+        parts.extend([line.value, b", "]);
+    }
+    // The common case, a client without a proxy in front, must not allocate; an empty Vec does not.
+    match parts.is_empty() {
+        true => writer.field(b"X-Forwarded-For", client.as_bytes()),
+        false => {
+            parts.push(client.as_bytes());
+            writer.field_parts(b"X-Forwarded-For", &parts)
+        }
+    };
+}
+
+/// Whether some `Connection` line names this field, and may.
+fn is_listed(fields: &[FieldLine<'_>], line: &FieldLine<'_>, field: Field) -> bool {
+    !field.is_protected()
+        && fields
+            .iter()
+            .filter(|other| Field::of(other.name.as_bytes()) == Field::Connection)
+            .flat_map(|other| connection_tokens(other.value))
+            .any(|token| token.eq_ignore_ascii_case(line.name.as_bytes()))
+}
+
+/// Appends the head that the client gets. `closes` announces the end of the connection;
+/// `routed_instance` names the instance that the request asked for and reached.
+pub fn write_response(
+    out: &mut Vec<u8>,
+    head: &ResponseHead<'_>,
+    request: &RequestPlan,
+    plan: &ResponsePlan,
+    closes: bool,
+    routed_instance: Option<&[u8]>,
+) {
+    let mut writer = HeadWriter::response(out, head.status, head.reason);
+    let is_final = matches!(plan.then, Then::Relay);
+    for line in head.fields {
+        let name = line.name.as_bytes();
+        let field = Field::of(name);
+        match field {
+            // RFC 9110 §8.6: not in 1xx and 204. Elsewhere it is the framing, or describes the
+            // body that HEAD and 304 leave out.
+            Field::ContentLength if head.status < 200 || head.status == 204 => {}
+            Field::ContentLength if plan.coding == Coding::Chunked => {}
+            Field::XAccelBuffering | Field::CacheControl if plan.is_event_stream => {}
+            Field::XStepflowRoutedInstance if routed_instance.is_some() => {}
+            Field::Upgrade if plan.then == Then::Tunnel => {
+                writer.field(name, line.value);
+            }
+            _ if field.is_hop_by_hop() => {}
+            _ if plan.connection_lists_fields && is_listed(head.fields, line, field) => {}
+            _ => {
+                writer.field(name, line.value);
+            }
+        }
+    }
+    if is_final && plan.coding == Coding::Chunked {
+        writer.field(b"Transfer-Encoding", b"chunked");
+    }
+    if plan.is_event_stream {
+        // A proxy in front of us that buffers would undo everything (nginx obeys the first).
+        writer.field(b"X-Accel-Buffering", b"no").field(b"Cache-Control", b"no-cache");
+    }
+    if let Some(instance) = routed_instance.filter(|_| is_final) {
+        writer.field(b"X-Stepflow-Routed-Instance", instance);
+    }
+    match plan.then {
+        Then::Tunnel => {
+            writer.field(b"Connection", b"upgrade");
+        }
+        Then::Relay if closes || plan.ends_with_connection => {
+            writer.field(b"Connection", b"close");
+        }
+        Then::Relay if request.version == Version::Http10 => {
+            writer.field(b"Connection", b"keep-alive");
+        }
+        Then::Relay | Then::Interim | Then::Skip => {}
+    }
+    writer.end();
+}

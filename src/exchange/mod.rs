@@ -1,0 +1,33 @@
+//! Pure: the decisions of one request and its response.
+//!
+//! Everything here takes facts and returns a verdict; the order in which the verdicts are asked for
+//! is the business of `worker::http`. Owns: what a request asks of us ([`admit`]), what a response
+//! means for both sides ([`plan_response`]), which fields go on ([`write_request`],
+//! [`write_response`]), what may be tried again ([`may_retry`]), which connections live on
+//! ([`conclude`]), and the one vocabulary of failure ([`Failure`]). Does not own: syntax
+//! ([`crate::http1`]), the choice of a backend, sockets.
+//!
+//! Invariants
+//! - Nothing is retried after a response octet went downstream.
+//! - A body that was partly sent is never replayed, and nothing that is not idempotent is sent
+//!   twice after an octet of it was sent.
+//! - A side is reused only if both messages on it ended at their own boundary.
+
+mod answer;
+mod deadline;
+mod failure;
+mod forward;
+mod plan;
+mod retry;
+mod reuse;
+
+pub use answer::{Answer, ErrorContext, health_answer};
+pub use deadline::{DeadlineTable, Tick, Timer};
+pub use failure::{Failure, Origin, Stage};
+pub use forward::{ClientFacts, SELF_NAME, write_request, write_response};
+pub use plan::{
+    Admission, ErrorFormat, Flush, Persistence, RequestPlan, ResponsePlan, Then, admit,
+    plan_response,
+};
+pub use retry::{Attempt, Retry, Sent, may_retry};
+pub use reuse::{CloseReason, Conclusion, ExchangeEnd, Fate, conclude};

@@ -1,0 +1,351 @@
+//! Pure: what a request asks of the proxy, and what a response means for both sides.
+
+use super::Failure;
+use crate::http1::{
+    Coding, Field, Framing, FramingFields, Method, RequestHead, ResponseHead, Target, Transfer,
+    Version, connection_tokens, list_contains, request_framing, response_framing,
+};
+
+/// Interim responses forwarded per request. 100 and 103 come once or twice; a backend that sends
+/// more than this is looping.
+pub(super) const INTERIM_RESPONSES_MAX: u8 = 32;
+
+/// Whether a side wants its connection to outlive the exchange (RFC 9112 §9.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// It may be used again.
+    Keep,
+    /// It ends with this exchange.
+    Close,
+}
+
+/// How an answer of our own is worded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorFormat {
+    /// A JSON-RPC 2.0 error, for clients that send or accept JSON.
+    JsonRpc,
+    /// One line of text.
+    Text,
+}
+
+/// Facts about a request that outlive its head.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestPlan {
+    /// What the method means.
+    pub method: Method,
+    /// Version of the message.
+    pub version: Version,
+    /// Where the body ends. Never `UntilClose`.
+    pub framing: Framing,
+    /// What the client wants of its connection.
+    pub persistence: Persistence,
+    /// The client waits for `100 Continue`.
+    pub expects_continue: bool,
+    /// The client asks to switch protocols.
+    pub upgrade: bool,
+    /// The client accepts an event stream: if it closes, nobody is left to read one.
+    pub accepts_event_stream: bool,
+    /// How to word an answer of our own.
+    pub error_format: ErrorFormat,
+}
+
+/// An admitted request: the facts, and what still borrows from the head.
+#[derive(Debug)]
+pub struct Admission<'a> {
+    /// Facts that outlive the head.
+    pub plan: RequestPlan,
+    /// Authority to forward as Host: of the target if it has one, else of the Host field.
+    pub authority: Option<&'a [u8]>,
+    /// The instance that the request names.
+    pub instance: Option<&'a [u8]>,
+    /// `Connection` names fields besides the well-known ones, which must be looked for.
+    pub(super) connection_lists_fields: bool,
+    /// Value of `Upgrade` to forward.
+    pub(super) upgrade: Option<&'a [u8]>,
+}
+
+/// Decides whether a request is served, and what it asks for.
+///
+/// # Errors
+/// Why it is refused. The connection must close afterwards: octets behind a head that has no
+/// single reading have none either.
+pub fn admit<'a>(head: &RequestHead<'a>) -> Result<Admission<'a>, Failure> {
+    if head.method == Method::Connect {
+        return Err(Failure::ConnectRefused);
+    }
+    let mut seen = Seen::default();
+    for line in head.fields {
+        seen.field(line.name.as_bytes(), line.value)?;
+    }
+    let framing = request_framing(head.version, &seen.framing)?;
+    let authority = check_authority(head, seen.host)?;
+    let expects_continue = match seen.expect {
+        // RFC 9110 §10.1.1: an HTTP/1.0 expectation is ignored.
+        Some(_) if head.version == Version::Http10 => false,
+        Some(value) if value.eq_ignore_ascii_case(b"100-continue") => true,
+        Some(_) => return Err(Failure::ExpectationUnknown),
+        None => false,
+    };
+    let persistence = match head.version {
+        _ if seen.tokens.close => Persistence::Close,
+        Version::Http11 => Persistence::Keep,
+        Version::Http10 if seen.tokens.keep_alive => Persistence::Keep,
+        Version::Http10 => Persistence::Close,
+    };
+    let upgrade = seen.upgrade.filter(|protocol| {
+        head.version == Version::Http11
+            && seen.tokens.upgrade
+            // A request with a body would leave it open which protocol the body's octets are in.
+            && framing == Framing::Length(0)
+            // Towards a backend that speaks it, `h2c` would open a tunnel past every check here.
+            && !list_contains(protocol, b"h2c")
+    });
+    let plan = RequestPlan {
+        method: head.method,
+        version: head.version,
+        framing,
+        persistence,
+        expects_continue,
+        upgrade: upgrade.is_some(),
+        accepts_event_stream: seen.accepts_event_stream,
+        error_format: if seen.speaks_json { ErrorFormat::JsonRpc } else { ErrorFormat::Text },
+    };
+    Ok(Admission {
+        plan,
+        authority,
+        instance: seen.instance,
+        connection_lists_fields: seen.tokens.lists_fields,
+        upgrade,
+    })
+}
+
+/// What one pass over the field lines finds.
+#[derive(Default)]
+struct Seen<'a> {
+    framing: FramingFields,
+    tokens: ConnectionTokens,
+    host: Option<&'a [u8]>,
+    expect: Option<&'a [u8]>,
+    upgrade: Option<&'a [u8]>,
+    instance: Option<&'a [u8]>,
+    accepts_event_stream: bool,
+    speaks_json: bool,
+}
+
+#[derive(Default)]
+struct ConnectionTokens {
+    close: bool,
+    keep_alive: bool,
+    upgrade: bool,
+    lists_fields: bool,
+}
+
+impl ConnectionTokens {
+    fn take_in(&mut self, value: &[u8]) {
+        for token in connection_tokens(value) {
+            match token {
+                t if t.eq_ignore_ascii_case(b"close") => self.close = true,
+                t if t.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
+                t if t.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
+                _ => self.lists_fields = true,
+            }
+        }
+    }
+}
+
+impl<'a> Seen<'a> {
+    fn field(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), Failure> {
+        match Field::of(name) {
+            Field::ContentLength => self.framing.content_length(value),
+            Field::TransferEncoding => self.framing.transfer_encoding(value),
+            Field::Connection => self.tokens.take_in(value),
+            Field::Host if self.host.replace(value).is_some() => return Err(Failure::HostRepeated),
+            Field::Expect => self.expect = Some(value),
+            Field::Upgrade => self.upgrade = Some(value),
+            Field::Accept => {
+                self.accepts_event_stream |= list_contains(value, b"text/event-stream");
+                self.speaks_json |= list_contains(value, b"application/json");
+            }
+            Field::ContentType => self.speaks_json |= list_contains(value, b"application/json"),
+            Field::StepflowInstanceId if self.instance.replace(value).is_some() => {
+                return Err(Failure::InstanceRepeated);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// RFC 9112 §3.2: exactly one valid Host in HTTP/1.1; an absolute target overrides it.
+fn check_authority<'a>(
+    head: &RequestHead<'a>,
+    host: Option<&'a [u8]>,
+) -> Result<Option<&'a [u8]>, Failure> {
+    match host {
+        None if head.version == Version::Http11 => return Err(Failure::HostMissing),
+        Some(host) if !is_authority(host) => return Err(Failure::HostInvalid),
+        _ => {}
+    }
+    match head.target {
+        Target::Absolute { authority, .. } if !is_authority(authority) => Err(Failure::HeadTarget),
+        Target::Absolute { authority, .. } => Ok(Some(authority)),
+        Target::Origin(_) | Target::Authority(_) | Target::Asterisk => Ok(host),
+    }
+}
+
+/// `uri-host [":" port]` (RFC 9110 §7.2), checked by its octets: whatever could end a host in one
+/// reader and not in another is refused. Empty is allowed, for targets without authority.
+fn is_authority(value: &[u8]) -> bool {
+    let (host, port) = match value {
+        [b'[', ..] => match value.iter().position(|b| *b == b']') {
+            Some(end) => value.split_at(end + 1),
+            None => return false,
+        },
+        _ => value.split_at(value.iter().position(|b| *b == b':').unwrap_or(value.len())),
+    };
+    let port_is_valid = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    let host_is_valid = match host {
+        [b'[', address @ .., b']'] => {
+            !address.is_empty()
+                && address.iter().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'))
+        }
+        _ => host.iter().all(|b| {
+            // unreserved / pct-encoded / sub-delims (RFC 3986 §3.2.2), without the comma that
+            // would make two hosts of one line.
+            b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(b)
+        }),
+    };
+    host_is_valid && port_is_valid
+}
+
+/// When octets of the response are handed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// As they come: somebody is waiting for each event.
+    Immediate,
+    /// Head and small body together, in one write.
+    Coalesce,
+}
+
+/// What follows a response head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Another head: this one was 1xx and is forwarded on its own.
+    Interim,
+    /// Another head: this one was 1xx and the client's version does not know such.
+    Skip,
+    /// Opaque octets in both directions.
+    Tunnel,
+    /// The body.
+    Relay,
+}
+
+/// Facts about a response that outlive its head.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponsePlan {
+    /// Status code.
+    pub status: u16,
+    /// What follows the head.
+    pub then: Then,
+    /// Follows the body and hands it on.
+    pub transfer: Transfer,
+    /// When octets are handed on.
+    pub flush: Flush,
+    /// An event stream: it is counted as one, and may be silent for as long as it likes.
+    pub is_event_stream: bool,
+    /// Octets of the body, where the head tells.
+    pub body_bytes: Option<u64>,
+    /// How the outgoing body is delimited.
+    pub(super) coding: Coding,
+    /// The outgoing body ends with the client's connection.
+    pub ends_with_connection: bool,
+    /// What the backend wants of its connection.
+    pub upstream_persistence: Persistence,
+    /// `Connection` names fields besides the well-known ones.
+    pub(super) connection_lists_fields: bool,
+}
+
+impl ResponsePlan {
+    /// A body of known length is a promise to deliver, so silence within it has a deadline. Bodies
+    /// without a length may be streams, whose silence means nothing.
+    pub fn has_body_deadline(&self) -> bool {
+        self.body_bytes.is_some_and(|bytes| bytes > 0) && !self.is_event_stream
+    }
+}
+
+/// Decides what a response means. `interims` counts the 1xx heads before this one.
+///
+/// # Errors
+/// When the response has no single reading, or is not an answer to this request.
+pub fn plan_response(
+    request: &RequestPlan,
+    head: &ResponseHead<'_>,
+    interims: u8,
+) -> Result<ResponsePlan, Failure> {
+    let mut framing_fields = FramingFields::default();
+    let mut tokens = ConnectionTokens::default();
+    let (mut is_event_stream, mut is_encoded, mut names_protocol) = (false, false, false);
+    for line in head.fields {
+        match Field::of(line.name.as_bytes()) {
+            Field::ContentLength => framing_fields.content_length(line.value),
+            Field::TransferEncoding => framing_fields.transfer_encoding(line.value),
+            Field::Connection => tokens.take_in(line.value),
+            Field::ContentType => is_event_stream = list_contains(line.value, b"text/event-stream"),
+            Field::ContentEncoding => is_encoded = !line.value.eq_ignore_ascii_case(b"identity"),
+            Field::Upgrade => names_protocol = true,
+            _ => {}
+        }
+    }
+    let is_head = request.method == Method::Head;
+    let framing = response_framing(head.version, head.status, is_head, &framing_fields)
+        .map_err(|_| Failure::ResponseFraming)?;
+    let then = match head.status {
+        101 if request.upgrade && names_protocol => Then::Tunnel,
+        101 => return Err(Failure::ResponseUpgrade),
+        100..=199 if interims >= INTERIM_RESPONSES_MAX => return Err(Failure::ResponseHead),
+        100..=199 if request.version == Version::Http10 => Then::Skip,
+        100..=199 => Then::Interim,
+        _ => Then::Relay,
+    };
+    let has_body = framing != Framing::Length(0);
+    let is_event_stream = is_event_stream && has_body;
+    let coding = match framing {
+        Framing::Length(_) => Coding::Identity,
+        Framing::Chunked | Framing::UntilClose if request.version == Version::Http11 => {
+            Coding::Chunked
+        }
+        Framing::Chunked | Framing::UntilClose => Coding::Identity,
+    };
+    let transfer = match is_event_stream && !is_encoded {
+        true => Transfer::text(framing, coding),
+        false => Transfer::new(framing, coding),
+    };
+    let upstream_persistence = match head.version {
+        _ if tokens.close || framing == Framing::UntilClose || then == Then::Tunnel => {
+            Persistence::Close
+        }
+        Version::Http11 => Persistence::Keep,
+        Version::Http10 if tokens.keep_alive => Persistence::Keep,
+        Version::Http10 => Persistence::Close,
+    };
+    Ok(ResponsePlan {
+        status: head.status,
+        then,
+        transfer,
+        flush: if is_event_stream { Flush::Immediate } else { Flush::Coalesce },
+        is_event_stream,
+        body_bytes: match framing {
+            Framing::Length(bytes) => Some(bytes),
+            Framing::Chunked | Framing::UntilClose => None,
+        },
+        coding,
+        ends_with_connection: then == Then::Tunnel
+            || (coding == Coding::Identity && !matches!(framing, Framing::Length(_))),
+        upstream_persistence,
+        connection_lists_fields: tokens.lists_fields,
+    })
+}

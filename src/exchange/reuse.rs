@@ -1,0 +1,82 @@
+//! Pure: which connections outlive an exchange.
+
+use super::{Persistence, RequestPlan, ResponsePlan};
+
+/// How an exchange ended that was answered by a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExchangeEnd {
+    /// Every octet of the request was sent.
+    pub request_complete: bool,
+    /// Every octet of the response was forwarded.
+    pub response_complete: bool,
+    /// The backend sent octets behind its response.
+    pub stray_octets: bool,
+    /// The client closed its sending side.
+    pub client_half_closed: bool,
+    /// The process is on its way out.
+    pub draining: bool,
+}
+
+/// What becomes of the two connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conclusion {
+    /// The client's.
+    pub downstream: Fate,
+    /// The backend's.
+    pub upstream: Fate,
+}
+
+/// What becomes of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Used again.
+    Keep,
+    /// Closed, for this reason.
+    Close(CloseReason),
+}
+
+/// Why a connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// One side announced it, or its protocol version implies it.
+    Announced,
+    /// A message on it did not reach its end.
+    Incomplete,
+    /// Octets arrived that belong to no message.
+    Stray,
+    /// The client will send no more.
+    HalfClosed,
+    /// The process is on its way out.
+    Draining,
+}
+
+impl RequestPlan {
+    /// Whether the response must announce the end of the connection, as far as the request and the
+    /// state of the process decide it.
+    pub fn closes_after(&self, client_half_closed: bool, draining: bool) -> bool {
+        self.persistence == Persistence::Close || client_half_closed || draining
+    }
+}
+
+/// Decides what becomes of both connections.
+pub fn conclude(request: &RequestPlan, response: &ResponsePlan, end: &ExchangeEnd) -> Conclusion {
+    let complete = end.request_complete && end.response_complete;
+    let downstream = match () {
+        () if !complete => Fate::Close(CloseReason::Incomplete),
+        () if request.persistence == Persistence::Close || response.ends_with_connection => {
+            Fate::Close(CloseReason::Announced)
+        }
+        () if end.client_half_closed => Fate::Close(CloseReason::HalfClosed),
+        () if end.draining => Fate::Close(CloseReason::Draining),
+        () => Fate::Keep,
+    };
+    let upstream = match () {
+        () if !complete => Fate::Close(CloseReason::Incomplete),
+        () if end.stray_octets => Fate::Close(CloseReason::Stray),
+        () if response.upstream_persistence == Persistence::Close => {
+            Fate::Close(CloseReason::Announced)
+        }
+        () => Fate::Keep,
+    };
+    Conclusion { downstream, upstream }
+}
