@@ -15,22 +15,11 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
 
-use crate::model::{BackendId, InstanceId, Snapshot};
+pub use crate::model::Report;
+use crate::model::Snapshot;
 
 /// Reports that may wait for the control thread.
 const REPORTS_MAX: usize = 1024;
-
-/// What a worker saw that the control thread should know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Report {
-    /// A connection to this backend could not be opened.
-    ConnectFailed(BackendId),
-    /// A response named the instance that sent it.
-    InstanceSeen(BackendId, InstanceId),
-    /// A request named an instance that this worker does not know. The newest process may be one
-    /// that discovery or health checks have not met yet.
-    InstanceUnknown,
-}
 
 /// The control thread's end: publishes to every worker, receives from all.
 #[derive(Debug)]
@@ -159,7 +148,7 @@ mod tests {
     use std::io::Read;
 
     use super::*;
-    use crate::model::Version;
+    use crate::model::{BackendId, Version};
 
     fn snapshot(version: u64) -> Arc<Snapshot> {
         Arc::new(Snapshot { version: Version(version), ..Snapshot::empty() })

@@ -3,12 +3,16 @@
 //!
 //! Owns the picture of the world that travels from the control thread to every worker: what a
 //! backend is, which of them exist, and in which phase of its life the process is. It does not own
-//! how that picture is made ([`crate::plane`]) nor what a worker does with it (`worker::table`).
+//! how that picture is made (`plane`) nor what a worker does with it (`worker::table`).
 
 mod backend;
+mod report;
+mod rng;
 mod snapshot;
 mod target;
 
 pub use backend::{Backend, BackendId, Health, InstanceId, InstanceIdError, Presence, Weight};
+pub use report::Report;
+pub use rng::Rng;
 pub use snapshot::{HealthCounts, Phase, Snapshot, Version};
 pub use target::{Target, TargetError};
