@@ -1,4 +1,5 @@
 //! wip
+pub mod balance;
 pub mod config;
 pub mod exchange;
 pub mod http1;
@@ -6,3 +7,4 @@ pub mod link;
 pub mod model;
 pub mod session;
 pub mod stats;
+pub mod sys;

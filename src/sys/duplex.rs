@@ -1,0 +1,188 @@
+//! One TCP connection that can be read and written at the same time.
+
+use std::{
+    cell::UnsafeCell,
+    future::Future,
+    io,
+    mem::MaybeUninit,
+    net::SocketAddr,
+    os::fd::{AsRawFd, BorrowedFd},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use monoio::{
+    BufResult,
+    buf::{IoBuf, IoBufMut},
+    io::{AsyncReadRent, AsyncWriteRent},
+    net::TcpStream,
+};
+use pin_project_lite::pin_project;
+use socket2::SockRef;
+
+/// A TCP connection whose operations borrow it shared, so that one task can wait for octets in one
+/// direction while it writes in the other.
+///
+/// Reads come in two kinds. [`Duplex::recv`] hands a buffer to the kernel and must not be dropped
+/// before it completes unless the connection dies with it: octets that had arrived would be lost.
+/// [`Duplex::readiness`] followed by [`Duplex::try_recv`] holds no buffer while it waits and may be
+/// dropped at any time; it is what an idle connection waits with.
+pub struct Duplex {
+    stream: UnsafeCell<TcpStream>,
+}
+
+/// What lies ready to be read, without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peek {
+    /// Nothing; the connection is open.
+    Nothing,
+    /// At least one octet.
+    Octets,
+    /// The peer has sent all it will send.
+    EndOfInput,
+    /// The connection is broken.
+    Broken,
+}
+
+/// Waits until a read would not block. May be polled again after it was ready, to wait anew.
+pub trait Readiness {
+    /// Ready when a read would give octets, the end, or an error.
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+pin_project! {
+    struct ReadinessOf<F, M> {
+        #[pin]
+        poll: Option<F>,
+        make: M,
+    }
+}
+
+impl<F: Future<Output = io::Result<()>>, M: Fn() -> F> Readiness for ReadinessOf<F, M> {
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        if this.poll.is_none() {
+            this.poll.set(Some((this.make)()));
+        }
+        if let Some(poll) = this.poll.as_mut().as_pin_mut() {
+            // A failed poll is ready too: the read that follows reports the error.
+            let _ = ready!(poll.poll(cx));
+        }
+        this.poll.set(None);
+        Poll::Ready(())
+    }
+}
+
+impl Duplex {
+    /// Takes over a connection and sets what every connection of ours has: no delay, because heads
+    /// and events are written whole, and keep-alive probes, because a peer that vanished without a
+    /// word would otherwise hold a silent stream for ever.
+    ///
+    /// # Errors
+    /// When the socket refuses an option, which it does if the peer has reset it already.
+    pub fn new(stream: TcpStream) -> io::Result<Self> {
+        use std::time::Duration;
+        stream.set_nodelay(true)?;
+        let (idle, pause) = (Duration::from_secs(60), Duration::from_secs(10));
+        stream.set_tcp_keepalive(Some(idle), Some(pause), Some(3))?;
+        Ok(Self { stream: UnsafeCell::new(stream) })
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
+        Self::new(TcpStream::connect_addr(address).await?)
+    }
+
+    fn stream(&self) -> &TcpStream {
+        // SAFETY: the cell is only ever borrowed mutably inside `recv` and `send`, for the length
+        // of one synchronous call that does not call back into this type; `Duplex` is not `Sync`.
+        unsafe { &*self.stream.get() }
+    }
+
+    fn with_socket<R>(&self, operate: impl FnOnce(&SockRef<'_>) -> R) -> R {
+        let fd = self.stream().as_raw_fd();
+        // SAFETY: the descriptor stays open for as long as `self` is borrowed, because the stream
+        // that owns it does.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        operate(&SockRef::from(&fd))
+    }
+
+    /// Receives into `buf` from its beginning, by handing it to the kernel.
+    pub fn recv<B: IoBufMut>(&self, buf: B) -> impl Future<Output = BufResult<usize, B>> {
+        // SAFETY: monoio's `read` needs `&mut` only by its trait; it clones the descriptor handle
+        // into an operation that owns the buffer, and the operation does not touch the stream
+        // again. No other borrow is live during this call (see `stream`). monoio's own `into_split`
+        // rests on the same.
+        let stream = unsafe { &mut *self.stream.get() };
+        stream.read(buf)
+    }
+
+    /// Sends all octets of `buf`; gives the buffer back in any case.
+    ///
+    /// # Errors
+    /// The kernel's. How much was sent before is not known then.
+    pub async fn send_all<B: IoBuf>(&self, buf: B) -> BufResult<(), B> {
+        let len = buf.bytes_init();
+        let (mut sent, mut buf) = (0, buf);
+        while sent < len {
+            // SAFETY: as in `recv`, with `write` in place of `read`.
+            let stream = unsafe { &mut *self.stream.get() };
+            let (result, slice) = stream.write(buf.slice(sent..len)).await;
+            buf = slice.into_inner();
+            match result {
+                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buf),
+                Ok(n) => sent += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (Err(error), buf),
+            }
+        }
+        (Ok(()), buf)
+    }
+
+    /// Waits until a read would not block.
+    pub fn readiness(&self) -> impl Readiness + '_ {
+        ReadinessOf { poll: None, make: || self.stream().readable(false) }
+    }
+
+    /// Appends what lies ready to `buf`, as far as its spare capacity goes, without waiting. The
+    /// end of input is `Ok(0)`, so `buf` must have spare capacity.
+    ///
+    /// # Errors
+    /// The kernel's; `WouldBlock` if nothing lies ready.
+    pub fn try_recv(&self, buf: &mut Vec<u8>) -> io::Result<usize> {
+        debug_assert!(buf.capacity() > buf.len(), "no room to receive into");
+        let spare: &mut [MaybeUninit<u8>] = buf.spare_capacity_mut();
+        let n = self.with_socket(|s| s.recv_with_flags(spare, libc::MSG_DONTWAIT))?;
+        // SAFETY: the kernel has written `n` octets into the spare capacity, whose length it was
+        // given, so `len + n <= capacity` and all octets up to there are initialised.
+        unsafe { buf.set_len(buf.len() + n) };
+        Ok(n)
+    }
+
+    /// What lies ready.
+    pub fn peek(&self) -> Peek {
+        let mut octet = [MaybeUninit::<u8>::uninit()];
+        let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
+        match self.with_socket(|s| s.recv_with_flags(&mut octet, flags)) {
+            Ok(0) => Peek::EndOfInput,
+            Ok(_) => Peek::Octets,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peek::Nothing,
+            Err(_) => Peek::Broken,
+        }
+    }
+
+    /// Tells the peer that nothing more will be sent. That the peer is gone already is no news to
+    /// the caller, who is done with it.
+    pub fn finish_sending(&self) {
+        let _ = self.with_socket(|s| s.shutdown(std::net::Shutdown::Write));
+    }
+}
+
+impl std::fmt::Debug for Duplex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Duplex").field(&self.stream().as_raw_fd()).finish()
+    }
+}

@@ -1,0 +1,12 @@
+//! The only home of `unsafe`: what the safe wrappers of our dependencies do not offer.
+//!
+//! Owns thin, safe functions over sockets, CPUs and the ring. Does not own any decision.
+
+#![allow(unsafe_code, reason = "this module is where it lives; every block says why it is sound")]
+
+pub mod cpu;
+mod duplex;
+pub mod ring;
+pub mod socket;
+
+pub use duplex::{Duplex, Peek, Readiness};

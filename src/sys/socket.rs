@@ -1,0 +1,91 @@
+//! Listening sockets and the descriptor limit.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that may wait in one listener's accept queue. The kernel caps it at
+/// `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Binds one listener per worker to the same address, so that the kernel spreads connections over
+/// the workers. Port 0 becomes one free port for all of them.
+///
+/// # Errors
+/// The kernel's. An address on which somebody already listens is `AddrInUse`, even if that listener
+/// has `SO_REUSEPORT` too: two balancers on one port would each get half of the traffic and
+/// neither operator would know why.
+pub fn listeners(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    let first = listener(address, Sharing::Refuse)?;
+    let address = first.local_addr()?;
+    drop(first);
+    (0..count).map(|_| listener(address, Sharing::Allow)).collect()
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Allow,
+    Refuse,
+}
+
+fn listener(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of an earlier process in TIME_WAIT must not keep us from starting.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(sharing == Sharing::Allow)?;
+    // `[::]` takes IPv4 clients too, whatever the host's default is.
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Raises the soft limit on open descriptors to the hard limit; each connection through the
+/// balancer takes two. Returns the limit in force.
+///
+/// # Errors
+/// The kernel's.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place for the kernel to write one `rlimit` to.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if limit.rlim_cur < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: `limit` is a valid `rlimit` for the kernel to read.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(limit.rlim_cur)
+}
+
+/// Whether an error means that this process or this machine has run out of descriptors, buffers or
+/// ports: no fault of the peer, and no reason to think ill of it.
+pub fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_share_one_free_port_and_refuse_a_second_owner() {
+        let shared = listeners("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        let address = shared[0].local_addr().unwrap();
+        assert_ne!(address.port(), 0);
+        assert_eq!(shared[1].local_addr().unwrap(), address);
+        let second = listeners(address, 1).unwrap_err();
+        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+    }
+}
