@@ -1,0 +1,62 @@
+"""Real flows with Stepflow 0.11, whose wire differs from that of 0.9.
+
+Blobs are left out: from 0.10 on a worker sends them to an address that it learns from `initialize`,
+and the orchestrator initialises once per URL, so behind any balancer only one worker learns it.
+"""
+
+import time
+from collections import Counter
+
+import pytest
+
+STACKS = ["auto", "epoll"]
+
+
+def test_echo(stack):
+    run = stack.orchestrator.run("/python/echo", [{"text": "hello"}])
+    assert run.status == "completed", run.items
+    assert [r["text"] for r in run.results()] == ["hello"]
+
+
+def test_batch_is_completed_and_spread_over_all_workers(stack):
+    offsets = [worker.log_size() for worker in stack.workers]
+    inputs = [{"text": f"item {i}"} for i in range(300)]
+    run = stack.orchestrator.run("/python/echo", inputs)
+    assert run.status == "completed", run.outcomes
+    assert [r["text"] for r in run.results()] == [i["text"] for i in inputs]
+    begun = {w.instance: w.begun("echo", at) for w, at in zip(stack.workers, offsets)}
+    assert Counter({instance: len(texts) for instance, texts in begun.items()}) == run.instances
+    fair = len(inputs) / len(stack.workers)
+    assert all(share > fair / 2 for share in run.instances.values()), run.instances
+    assert len(run.instances) == len(stack.workers), run.instances
+
+
+def test_a_component_error_is_passed_through(stack):
+    run = stack.orchestrator.run("/python/fail", [{"text": "this"}])
+    assert run.status == "failed"
+    assert "refused this" in str(run.items[0]["result"]), run.items
+
+
+def test_subflows_call_back_over_the_stream(stack):
+    # Streams are opened at the first callback only, and each item needs a second worker slot for
+    # its inner flow while its own stream is open.
+    inner = stack.orchestrator.store("/python/echo")
+    inputs = [{"text": f"Grüße {i} 世界", "flow_id": inner} for i in range(20)]
+    run = stack.orchestrator.run("/python/subflow", inputs)
+    assert run.status == "completed", run.items
+    assert [r["nested"] for r in run.results()] == [i["text"] for i in inputs]
+
+
+@pytest.mark.balancer
+def test_the_orchestrator_tries_again_while_the_instance_is_not_available(lab):
+    # 0.11 retries what our answer says may be retried; 0.9 fails the flow.
+    worker = lab.workers(1)[0]
+    balancer = lab.balancer([worker], HEALTH_CHECK_INTERVAL="250ms", MAX_FAILURES=1)
+    orchestrator = lab.orchestrator(balancer.url)
+    worker.kill()
+    balancer.wait_for_backends(0, within_s=10)
+    run_id = orchestrator.submit("/python/echo", [{"text": "patient"}])
+    began = time.monotonic()
+    lab.start_worker(address=worker.address).wait_healthy()
+    run = orchestrator.finish(run_id, began, within_s=30)
+    assert run.status == "completed", run.items
