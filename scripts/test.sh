@@ -1,0 +1,269 @@
+#!/usr/bin/env bash
+# Installs what the tests need, builds, and runs all of them. Works from a fresh clone.
+#
+#   scripts/test.sh                     everything but the image
+#   scripts/test.sh --only STAGE[,...]  only these stages (and the build that they need)
+#   scripts/test.sh --image             everything, and the container image (needs root)
+#
+# Stages: check (format, lints, docs) · rust (all Rust tests) · epoll (the socket suite with epoll) ·
+# denied (the socket suite with io_uring refused by seccomp) · stepflow-0.9 and stepflow-0.11 (real
+# Stepflow through the balancer; `stepflow` means both) · image.
+#
+# Needs the Rust toolchain, a C compiler and Python 3 with venv. As root on Debian it installs what
+# is missing of the last and of what the Rust tests start (dnsmasq); elsewhere it says what is
+# missing and counts the suites that need it as skipped. The Python packages go to .venv-stepflow-*
+# in this directory, logs to target/test-logs.
+#
+# Ends with one line: N passed, N failed, N skipped. Exits 1 when something failed or did not run;
+# skipped suites count as that when CI=true. Takes about ten minutes cold on two cores, three warm.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+ALL_STAGES="check rust epoll denied stepflow-0.9 stepflow-0.11"
+# `name:package` of the programs that tests start, by their Debian packages.
+TEST_PROGRAMS=(dnsmasq:dnsmasq-base)
+
+usage() {
+    echo "usage: scripts/test.sh [--only STAGE[,STAGE...]] [--image]; stages: $ALL_STAGES image" >&2
+    exit 2
+}
+
+stages=$ALL_STAGES
+while (($# > 0)); do
+    case "$1" in
+        --only)
+            (($# > 1)) || usage
+            stages=" ${2//,/ } "
+            stages=${stages/ stepflow / stepflow-0.9 stepflow-0.11 }
+            shift
+            ;;
+        --image) stages+=" image" ;;
+        *) usage ;;
+    esac
+    shift
+done
+for stage in $stages; do
+    [[ " $ALL_STAGES image " == *" $stage "* ]] || usage
+done
+
+wants() {
+    local stage
+    for stage in "$@"; do
+        [[ " $stages " == *" $stage "* ]] && return 0
+    done
+    return 1
+}
+
+# dnsmasq and debootstrap live in sbin, which is not on everybody's path.
+export PATH="$PATH:/usr/sbin:/sbin"
+export PYTHONDONTWRITEBYTECODE=1
+target=${CARGO_TARGET_DIR:-target}
+logs=$target/test-logs
+mkdir -p "$logs"
+
+passed=0 failed=0 skipped=0
+troubles=()
+
+heading() {
+    printf '\n=== %s\n' "$1"
+}
+
+# A suite that could not run at all, and why.
+skip() {
+    echo "skipped: $1: $2"
+    skipped=$((skipped + 1))
+    troubles+=("skipped: $1: $2")
+    if [[ ${CI:-} == true ]]; then
+        failed=$((failed + 1))
+    fi
+}
+
+# Adds up what `cargo test` and pytest say at their ends: "test result: ok. 3 passed; 0 failed; 1
+# ignored; …" and "== 3 passed, 1 skipped in 2.1s ==".
+count() {
+    awk '
+        /^test result: / || /^=+ .*[0-9]+ (passed|failed|errors?|skipped).* in [0-9.]+s/ {
+            for (i = 2; i <= NF; i++) {
+                n = $(i - 1)
+                if ($i ~ /^passed/) passed += n
+                else if ($i ~ /^(failed|errors?)/) failed += n
+                else if ($i ~ /^(ignored|skipped)/) skipped += n
+            }
+        }
+        END { print passed + 0, failed + 0, skipped + 0 }
+    ' "$1"
+}
+
+# run NAME COMMAND...: runs one stage, shows what its tests concluded, and everything if one failed.
+run() {
+    local name=$1 status=0 began=$SECONDS log p f s
+    shift
+    log=$logs/${name// /-}.log
+    heading "$name"
+    "$@" >"$log" 2>&1 || status=$?
+    read -r p f s < <(count "$log")
+    # Something went wrong outside of any test: it did not compile, it crashed, it found no tests.
+    if ((status != 0 && f == 0)); then
+        f=1
+    fi
+    if ((f > 0)); then
+        tail -n 400 "$log"
+        troubles+=("failed: $name (exit $status): $log")
+    fi
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+    echo "$name: $p passed, $f failed, $s skipped, $((SECONDS - began)) s"
+}
+
+# As `run`, for a stage whose tests must exist: none at all is a failure.
+run_tests() {
+    local before=$((passed + failed))
+    run "$@"
+    if ((passed + failed == before)); then
+        echo "$1: ran no test"
+        failed=$((failed + 1))
+        troubles+=("failed: $1: ran no test")
+    fi
+}
+
+# build NAME COMMAND...: what later stages stand on; without it there is nothing to go on with.
+build() {
+    local began=$SECONDS name=$1
+    shift
+    heading "$name"
+    if ! "$@" >"$logs/${name// /-}.log" 2>&1; then
+        tail -n 100 "$logs/${name// /-}.log"
+        troubles+=("failed: $name: $logs/${name// /-}.log")
+        failed=$((failed + 1))
+        finish
+    fi
+    echo "$name: $((SECONDS - began)) s"
+}
+
+finish() {
+    heading "result after $SECONDS s"
+    if ((${#troubles[@]} > 0)); then
+        printf '%s\n' "${troubles[@]}"
+    fi
+    echo "$passed passed, $failed failed, $skipped skipped"
+    ((failed == 0)) || exit 1
+    exit 0
+}
+
+# --------------------------------------------------------------------------- what is needed
+
+has_venv() {
+    python3 -c 'import ensurepip, venv' 2>/dev/null
+}
+
+install_packages() {
+    local missing=() entry
+    if wants stepflow-0.9 stepflow-0.11; then
+        has_venv || missing+=(python3 python3-venv)
+    fi
+    if wants rust epoll denied; then
+        for entry in "${TEST_PROGRAMS[@]}"; do
+            command -v "${entry%%:*}" >/dev/null || missing+=("${entry##*:}")
+        done
+    fi
+    command -v cc >/dev/null || missing+=(gcc libc6-dev)
+    ((${#missing[@]} > 0)) || return 0
+    if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+        heading "installing ${missing[*]}"
+        if (apt-get update -qq &&
+            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+                "${missing[@]}") >"$logs/apt.log" 2>&1; then
+            return 0
+        fi
+        tail -n 20 "$logs/apt.log"
+    fi
+    heading "missing"
+    echo "not installed, and not installable from here: ${missing[*]}"
+    echo "on Debian: sudo apt-get install ${missing[*]}"
+}
+
+# venv VERSION: makes .venv-stepflow-VERSION unless it is there and fits its requirements.
+venv() {
+    local dir=.venv-stepflow-$1 wanted=tests/stepflow/requirements-$1.txt
+    if [[ -x $dir/bin/python ]] && cmp -s "$wanted" "$dir/installed-requirements.txt"; then
+        return 0
+    fi
+    echo "installing Stepflow $1 into $dir"
+    rm -rf "$dir"
+    python3 -m venv "$dir" &&
+        "$dir/bin/python" -m pip install --quiet --disable-pip-version-check -r "$wanted" &&
+        cp "$wanted" "$dir/installed-requirements.txt"
+}
+
+stepflow_suite() {
+    local version=$1 name="stepflow-$1"
+    heading "$name"
+    if ! has_venv; then
+        skip "$name" "python3 has no venv module (Debian: python3-venv)"
+        return 0
+    fi
+    if ! venv "$version" >"$logs/$name-venv.log" 2>&1; then
+        tail -n 20 "$logs/$name-venv.log"
+        skip "$name" "its Python packages cannot be installed: $logs/$name-venv.log"
+        return 0
+    fi
+    run_tests "$name" env STEPFLOW_LB_BIN="$(realpath "$target")/release/stepflow-load-balancer" \
+        ".venv-stepflow-$version/bin/python" -m pytest tests/stepflow \
+        -p no:cacheprovider --color=no --durations=5
+}
+
+# The socket tests again, in another environment.
+socket_suite() {
+    local name=$1
+    shift
+    if [[ ! -f tests/http/main.rs ]]; then
+        skip "$name" "there is no tests/http/main.rs"
+        return 0
+    fi
+    run_tests "$name" "$@" cargo test --locked --no-fail-fast --test http
+}
+
+if ! command -v cargo >/dev/null; then
+    echo "cargo is not there: install Rust $(sed -n 's/^channel = "\(.*\)"/\1/p' \
+        rust-toolchain.toml) (https://rustup.rs)" >&2
+    exit 1
+fi
+install_packages
+
+# --------------------------------------------------------------------------- the stages
+
+if wants check; then
+    run check bash scripts/check.sh --quick
+fi
+if wants stepflow-0.9 stepflow-0.11; then
+    build "build (release)" cargo build --release --locked
+fi
+if wants rust epoll denied; then
+    build "build (tests)" cargo test --locked --no-run
+fi
+if wants rust; then
+    run_tests rust cargo test --locked --no-fail-fast
+fi
+if wants epoll; then
+    socket_suite epoll env STEPFLOW_LB_IO_DRIVER=epoll
+fi
+if wants denied; then
+    if command -v python3 >/dev/null; then
+        socket_suite denied python3 tests/support/deny_io_uring.py
+    else
+        skip denied "python3 is not there, which refuses io_uring for it"
+    fi
+fi
+if wants stepflow-0.9; then
+    stepflow_suite 0.9
+fi
+if wants stepflow-0.11; then
+    stepflow_suite 0.11
+fi
+if wants image; then
+    if [[ $(id -u) == 0 ]]; then
+        run image python3 scripts/image-test.py
+    else
+        skip image "it needs root, for mounts and chroot"
+    fi
+fi
+finish
