@@ -5,9 +5,9 @@
 #   scripts/test.sh --only STAGE[,...]  only these stages (and the build that they need)
 #   scripts/test.sh --image             everything, and the container image (needs root)
 #
-# Stages: check (format, lints, docs) · rust (all Rust tests) · epoll (the socket suite with epoll) ·
-# denied (the socket suite with io_uring refused by seccomp) · stepflow-0.9 and stepflow-0.11 (real
-# Stepflow through the balancer; `stepflow` means both) · image.
+# Stages: check (format, lints, docs), rust (all Rust tests), epoll (the socket suite with epoll),
+# denied (the socket suite with io_uring refused by seccomp), stepflow-0.9 and stepflow-0.11 (real
+# Stepflow through the balancer; `stepflow` means both), image.
 #
 # Needs the Rust toolchain, a C compiler and Python 3 with venv. As root on Debian it installs what
 # is missing of the last and of what the Rust tests start (dnsmasq); elsewhere it says what is
