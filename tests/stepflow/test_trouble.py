@@ -46,8 +46,7 @@ def test_a_worker_that_blocks_its_event_loop_still_completes_its_flow(lab):
     workers = lab.workers(3)
     balancer = lab.balancer(workers, **QUICK_HEALTH)
     orchestrator = lab.orchestrator(balancer.url)
-    began = time.monotonic()
-    run_id = orchestrator.submit("/python/busy", [{"text": "busy", "delay_s": 6.0}])
+    submitted = orchestrator.submit("/python/busy", [{"text": "busy", "delay_s": 6.0}])
 
     def busy_worker():
         return next((w for w in workers if w.begun("busy")), None)
@@ -59,8 +58,8 @@ def test_a_worker_that_blocks_its_event_loop_still_completes_its_flow(lab):
         # Other work goes on meanwhile, without the busy one.
         others = orchestrator.run("/python/echo", [{"text": str(i)} for i in range(60)])
         assert others.status == "completed" and busy.instance not in others.instances
-        assert orchestrator.counts(run_id)["running"] == 1, "the busy item ended too early"
-        run = orchestrator.finish(run_id, began, within_s=30)
+        assert submitted.is_running(), "the busy item ended too early"
+        run = submitted.finish(within_s=30)
         # Its last callback was answered by a worker that fails its health checks: only it can.
         assert run.status == "completed", run.items
         assert run.instances == {busy.instance: 1} and run.seconds >= 6
@@ -68,38 +67,54 @@ def test_a_worker_that_blocks_its_event_loop_still_completes_its_flow(lab):
         harness.eventually("it counts as healthy again", lambda: watch.seen[-1] == 1, 5)
 
 
-def test_a_killed_worker_fails_only_its_own_items_and_quickly(lab):
+def test_a_killed_worker_fails_only_its_own_flows_and_quickly(lab):
     workers = lab.workers(3)
     balancer = lab.balancer(workers, **QUICK_HEALTH)
     orchestrator = lab.orchestrator(balancer.url)
-    inputs = [{"text": f"item {i}", "n": 40, "delay_s": 0.1} for i in range(12)]
-    began = time.monotonic()
-    run_id = orchestrator.submit("/python/blobs", inputs)
+    # A run for each, so that each tells by itself when it ended.
+    inputs = [{"text": f"item {i}", "n": 50, "delay_s": 0.1} for i in range(12)]
+    submitted = {i["text"]: orchestrator.submit("/python/blobs", [i]) for i in inputs}
+    wait_until_all_have_begun(workers, inputs)
+    victim = workers[0]
+    lost = set(victim.begun("blobs"))
+    # Least connections: about four streams each; their callbacks count as well while they last.
+    assert 2 <= len(lost) <= 6, [len(w.begun("blobs")) for w in workers]
+    assert all(run.is_running() for run in submitted.values())
+    victim.kill()
+    for text in lost:
+        assert submitted[text].finish(within_s=5).status == "failed"
+    others = set(submitted) - lost
+    assert all(submitted[text].is_running() for text in others), "the kill came too late"
+    for text in others:
+        assert submitted[text].finish().status == "completed"
+    # Whoever comes next is not sent to the dead one.
+    after = orchestrator.run("/python/echo", [{"text": str(i)} for i in range(30)])
+    assert after.status == "completed" and victim.instance not in after.instances
 
+
+def test_a_killed_worker_fails_only_its_own_items_of_a_batch(lab):
+    workers = lab.workers(3)
+    # Health checks that notice nothing in time: the failed connects alone must do.
+    balancer = lab.balancer(workers, HEALTH_CHECK_INTERVAL="60s")
+    orchestrator = lab.orchestrator(balancer.url)
+    inputs = [{"text": f"item {i}", "n": 20, "delay_s": 0.1} for i in range(12)]
+    submitted = orchestrator.submit("/python/blobs", inputs)
+    wait_until_all_have_begun(workers, inputs)
+    victim = workers[0]
+    lost = set(victim.begun("blobs"))
+    victim.kill()
+    after = orchestrator.run("/python/echo", [{"text": str(i)} for i in range(60)])
+    assert after.status == "completed" and victim.instance not in after.instances
+    run = submitted.finish()
+    assert run.texts_that("failed", inputs) == lost, run.items
+    assert run.texts_that("success", inputs) == {i["text"] for i in inputs} - lost
+
+
+def wait_until_all_have_begun(workers, inputs):
     def all_begun():
         return sum(len(worker.begun("blobs")) for worker in workers) == len(inputs)
 
     harness.eventually("every item is running", all_begun, 20)
-    victim = workers[0]
-    lost = set(victim.begun("blobs"))
-    # Least connections: twelve streams over three workers are four each, exactly.
-    assert len(lost) == 4, [len(w.begun("blobs")) for w in workers]
-    victim.kill()
-    killed = time.monotonic()
-
-    def lost_have_failed():
-        return orchestrator.counts(run_id)["failed"] == len(lost)
-
-    harness.eventually("the lost items have failed", lost_have_failed, 5)
-    failed_after_s = time.monotonic() - killed
-    assert orchestrator.counts(run_id)["running"] > 0, "the kill came too late to show anything"
-    run = orchestrator.finish(run_id, began)
-    assert run.texts_that("failed", inputs) == lost, run.items
-    assert run.texts_that("success", inputs) == {i["text"] for i in inputs} - lost
-    assert failed_after_s < 5
-    # Whoever comes next is not sent to the dead one, before any health check has noticed either.
-    after = orchestrator.run("/python/echo", [{"text": str(i)} for i in range(30)])
-    assert after.status == "completed" and victim.instance not in after.instances
 
 
 def test_a_restarted_worker_takes_work_within_one_interval_and_its_old_id_is_gone(lab):
@@ -182,7 +197,7 @@ def test_sigterm_lets_a_running_flow_finish_and_exits_with_zero(lab):
     # One callback round at once, then three seconds in which only the stream is open.
     began = time.monotonic()
     inputs = [{"text": str(i), "n": 1, "delay_s": 3.0} for i in range(8)]
-    run_id = orchestrator.submit("/python/blobs", inputs)
+    submitted = orchestrator.submit("/python/blobs", inputs)
 
     def only_streams_are_open():
         callbacks = balancer.metrics().sum("stepflow_lb_requests_total", status="202")
@@ -191,7 +206,8 @@ def test_sigterm_lets_a_running_flow_finish_and_exits_with_zero(lab):
 
     harness.eventually("all callbacks are answered", only_streams_are_open, 10)
     balancer.send(signal.SIGTERM)
-    run = orchestrator.finish(run_id, began, within_s=20)
+    assert submitted.is_running()
+    run = submitted.finish(within_s=20)
     assert run.status == "completed", run.items
     assert balancer.process.wait(15) == 0
     assert time.monotonic() - began < 15
