@@ -67,8 +67,11 @@ class Bench:
         upstreams = ",".join(f"{self.host}:{port}" for port in backends)
         balancer = self.balancer(upstreams, data, metrics)
         ways = {"direct": backends[0], "nginx": proxy, "balancer": data}
-        for port in ways.values():
-            wait_for(lambda: get(self.host, port, "/")[0] == 200, f"answer on {port}")
+
+        def all_answer():
+            return all(get(self.host, port, "/")[0] == 200 for port in ways.values())
+
+        wait_for(all_answer, "answers on every way")
 
         figures = {way: [] for way in ways}
         for round_index in range(rounds + 1):

@@ -146,11 +146,11 @@ class Dockerfile:
                 image = self.stages[name or "final"] = base_image(base)
             elif word == "WORKDIR":
                 image.workdir = rest
-                layer(image, f"{word} {rest}", lambda root: inside(root, rest).mkdir(parents=True))
+                layer(image, f"{word} {rest}", make_directory(rest))
             elif word == "COPY":
                 self.copy(image, rest)
             elif word == "RUN":
-                layer(image, f"{word} {rest}", lambda root: chroot_shell(image, root, rest))
+                layer(image, f"{word} {rest}", chroot_shell(image, rest))
             elif word == "ENV":
                 name, _, value = rest.partition("=")
                 image.env[name] = value.strip('"')
@@ -212,8 +212,18 @@ def layer(image, text, action):
     image.layers.append(directory)
 
 
-def chroot_shell(image, root, command):
-    """`RUN`: a shell in the root, with what a container builder gives it."""
+def make_directory(path):
+    """`WORKDIR`"""
+    return lambda root: inside(root, path).mkdir(parents=True, exist_ok=True)
+
+
+def chroot_shell(image, command):
+    """`RUN`"""
+    return lambda root: run_in_root(image, root, command)
+
+
+def run_in_root(image, root, command):
+    """A shell in the root, with what a container builder gives it."""
     run("mount", "-t", "proc", "proc", root / "proc")
     devices(root)
     for inner, outer in image.lent.items():
@@ -420,7 +430,7 @@ def pod(checks, image, load_filter, expected_drivers):
     serve_backend()
     root = image.mount(WORK / "container")
     log_path = WORK / "container.log"
-    env = {**image.env, "UPSTREAM_SERVICE": "%s:%d" % BACKEND}
+    env = {**image.env, "UPSTREAM_SERVICE": f"{BACKEND[0]}:{BACKEND[1]}"}
     pid = start_container(image, root, env, load_filter, log_path)
     try:
         health = wait_for_health(pid)
@@ -571,8 +581,8 @@ def expand(text, variables):
 def digest(*parts):
     whole = hashlib.sha256()
     for part in parts:
-        part = part if isinstance(part, bytes) else str(part).encode()
-        whole.update(len(part).to_bytes(8, "big") + part)
+        octets = part if isinstance(part, bytes) else str(part).encode()
+        whole.update(len(octets).to_bytes(8, "big") + octets)
     return whole.hexdigest()[:24]
 
 

@@ -116,7 +116,7 @@ def shared_stacks(tmp_path_factory, fleet):
         if kind in stacks:
             return stacks[kind]
         if kind == "direct":
-            orchestrator = lab.orchestrator("http://%s" % fleet[0].label)
+            orchestrator = lab.orchestrator(f"http://{fleet[0].label}")
             stacks[kind] = Stack(kind, fleet[:1], None, orchestrator)
             return stacks[kind]
         options = {

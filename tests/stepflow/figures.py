@@ -42,7 +42,7 @@ def measure(lab, rounds, items):
     one = lab.balancer(workers[:1])
     three = lab.balancer(workers)
     ways = {
-        "direct, 1 worker": lab.orchestrator("http://%s" % workers[0].label),
+        "direct, 1 worker": lab.orchestrator(f"http://{workers[0].label}"),
         "balancer, 1 worker": lab.orchestrator(one.url),
         "balancer, 3 workers": lab.orchestrator(three.url),
     }

@@ -230,7 +230,7 @@ class Worker(Process):
     @property
     def label(self):
         """What the metrics call it."""
-        return f"{self.host}:{self.port}"
+        return joined(self.address)
 
     def begun(self, component=None, offset=0):
         """The texts of the items that components of this worker were called with, in order."""
@@ -244,8 +244,8 @@ class Balancer(Process):
     def __init__(self, name, directory, upstream, address, metrics_address, launcher=(), **options):
         env = clean_environment()
         env["UPSTREAM_SERVICE"] = upstream
-        env["BIND_ADDRESS"] = "%s:%d" % address
-        env["METRICS_ADDRESS"] = "%s:%d" % metrics_address
+        env["BIND_ADDRESS"] = joined(address)
+        env["METRICS_ADDRESS"] = joined(metrics_address)
         env.update({key: str(value) for key, value in options.items()})
         super().__init__(name, [*launcher, balancer_binary()], directory, env=env)
         self.address = address
@@ -253,7 +253,7 @@ class Balancer(Process):
 
     @property
     def url(self):
-        return "http://%s:%d" % self.address
+        return f"http://{joined(self.address)}"
 
     def health(self):
         """Status and body of its own health endpoint; `(None, None)` while nobody listens."""
@@ -475,6 +475,11 @@ def free_addresses(host, count):
     finally:
         for each in sockets:
             each.close()
+
+
+def joined(address):
+    host, port = address
+    return f"{host}:{port}"
 
 
 def clean_environment():

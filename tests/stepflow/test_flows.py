@@ -51,7 +51,7 @@ def test_batch_is_completed_and_spread_over_all_workers(stack):
     assert run.status == "completed", run.outcomes
     assert [r["text"] for r in run.results()] == [i["text"] for i in inputs]
     # Each item was executed once, by the worker that the result names.
-    begun = {w.instance: w.begun("echo", at) for w, at in zip(stack.workers, offsets)}
+    begun = {w.instance: w.begun("echo", at) for w, at in zip(stack.workers, offsets, strict=True)}
     assert Counter({instance: len(texts) for instance, texts in begun.items()}) == run.instances
     # Equal workers and the fewest running requests: a fair share, with room for a stutter.
     fair = count / len(stack.workers)

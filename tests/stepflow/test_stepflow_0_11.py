@@ -25,7 +25,7 @@ def test_batch_is_completed_and_spread_over_all_workers(stack):
     run = stack.orchestrator.run("/python/echo", inputs)
     assert run.status == "completed", run.outcomes
     assert [r["text"] for r in run.results()] == [i["text"] for i in inputs]
-    begun = {w.instance: w.begun("echo", at) for w, at in zip(stack.workers, offsets)}
+    begun = {w.instance: w.begun("echo", at) for w, at in zip(stack.workers, offsets, strict=True)}
     assert Counter({instance: len(texts) for instance, texts in begun.items()}) == run.instances
     fair = len(inputs) / len(stack.workers)
     assert all(share > fair / 2 for share in run.instances.values()), run.instances

@@ -147,6 +147,39 @@ def test_a_restarted_worker_takes_work_within_one_interval_and_its_old_id_is_gon
     assert [(s["instance_id"], value) for s, value in series] == [(new.instance, 1)]
 
 
+def test_a_rolling_restart_loses_no_flow(lab):
+    workers = lab.workers(3)
+    balancer = lab.balancer(workers, **QUICK_HEALTH)
+    orchestrator = lab.orchestrator(balancer.url)
+    flow_count, is_over = 0, threading.Event()
+    failed = []
+
+    def keep_working():
+        nonlocal flow_count
+        while not is_over.is_set():
+            run = orchestrator.run("/python/echo", [{"text": str(i)} for i in range(20)])
+            flow_count += len(run.items)
+            failed.extend(i for i in run.items if i["result"]["outcome"] != "success")
+
+    worker_thread = threading.Thread(target=keep_working)
+    worker_thread.start()
+    try:
+        for old in workers:
+            # SIGTERM: it closes its listener, answers what it has, and ends.
+            old.stop()
+            new = lab.start_worker(address=old.address).wait_healthy()
+
+            def serves(instance=new.instance):
+                return balancer.rpc(instance).status == 200
+
+            harness.eventually("the new one serves", serves, INTERVAL_WITH_JITTER_S)
+    finally:
+        is_over.set()
+        worker_thread.join()
+    assert not failed, (len(failed), flow_count, failed[:3])
+    assert flow_count > 300
+
+
 def test_an_unknown_instance_is_answered_so_that_the_orchestrator_understands(lab):
     workers = lab.workers(1)
     balancer = lab.balancer(workers)
