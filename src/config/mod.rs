@@ -3,7 +3,29 @@
 //! Precedence is flag, then environment, then file, then default. Every option is one row of one
 //! table ([`options`]), so its flag, its variable, its key in the file, its default and its help
 //! cannot drift apart. A value that is wrong is reported with its key, where it came from and what
-//! would be accepted.
+//! would be accepted; all of them at once, because fixing a deployment one error at a time takes a
+//! roll-out per error.
+//!
+//! Owns what can be configured and what is a valid configuration. Does not own what an option
+//! means: that stands with the code that obeys it. Nothing here touches the network.
+
+mod effective;
+mod environment;
+mod error;
+mod file;
+mod flags;
+mod nearest;
+mod options;
+mod resolve;
+mod units;
+
+pub use effective::Effective;
+pub use environment::Environment;
+pub use error::{ConfigError, Place, Problem, Source, Warning, Written};
+pub use file::File;
+pub use flags::{Action, Flags, Invocation, Mode};
+pub use options::{OUR_PREFIX, SETTINGS, Setting};
+pub use resolve::{Resolution, Sources};
 
 use std::{
     net::SocketAddr,
@@ -41,6 +63,21 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Logs.
     pub log: Log,
+}
+
+impl Config {
+    /// Makes a configuration of what was said, by precedence.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn resolve(
+        flags: Flags,
+        environment: Environment,
+        file: Option<File>,
+    ) -> Result<Self, ConfigError> {
+        let sources = Sources { flags, environment, file, demo: &[] };
+        sources.resolve().map(|resolution| resolution.config)
+    }
 }
 
 /// Choice of the kernel interface.

@@ -1,0 +1,627 @@
+//! The table of options: one row for each thing that can be configured.
+//!
+//! A row is the only place that knows an option's key in the file, its variable, its default and
+//! how its text becomes part of a [`Config`]. Flags, `--help`, `--check`, error messages, the
+//! search for unknown names and the test of `config/example.toml` all read this table.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    time::Duration,
+};
+
+use super::{
+    AccessLog, Algorithm, Config, Dns, HealthChecks, IoDriver, Limits, Log, LogDestination,
+    LogFormat, Timeouts,
+    units::{
+        self, ADDRESS, DURATION, PATH_OR_OFF, POSITIVE_DURATION, Parsed, Refusal, SERVER_LIST,
+    },
+};
+use crate::model::Target;
+
+/// One option.
+#[derive(Debug)]
+pub struct Setting {
+    /// Name in the file.
+    pub key: &'static str,
+    /// Name on the command line, without the dashes in front: the key with `-` for `_`.
+    pub flag: &'static str,
+    /// Name in the environment. Those that the original balancer had, or documented, are kept; ours
+    /// start with [`OUR_PREFIX`].
+    pub environment: &'static str,
+    /// Value when nobody says anything; empty when there is none.
+    pub default: &'static str,
+    /// What the option takes, for error messages and the help.
+    pub accepted: &'static str,
+    /// What it does, in a line.
+    pub help: &'static str,
+    /// Heading under which `--help` and `--check` show it.
+    pub group: &'static str,
+    /// Reads a trimmed, non-empty text into the draft.
+    pub(super) apply: fn(&mut Draft, &str) -> Parsed<()>,
+}
+
+/// Prefix of the variables that are ours alone.
+pub const OUR_PREFIX: &str = "STEPFLOW_LB_";
+
+/// A configuration while its options are being read.
+///
+/// The plain [`Config`] is filled in place; beside it stand the options of which several make up
+/// one field. Every field is overwritten by its option's value or default.
+#[derive(Debug)]
+pub(super) struct Draft {
+    /// What will be the result.
+    pub(super) config: Config,
+    /// Level of our own lines, as a word.
+    pub(super) log_level: &'static str,
+    /// Level of the lines of our dependencies, as a word.
+    pub(super) other_log_level: &'static str,
+    /// Directives that replace the two levels.
+    pub(super) rust_log: Option<String>,
+    /// Whether lines are to go to [`Draft::log_file`].
+    pub(super) log_to_file: bool,
+    /// The file.
+    pub(super) log_file: Option<PathBuf>,
+}
+
+/// Levels from the quietest to the loudest.
+pub(super) const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Every option, in the order in which people are shown them.
+pub static SETTINGS: &[Setting] = &[
+    Setting {
+        key: "upstream_service",
+        flag: "upstream-service",
+        environment: "UPSTREAM_SERVICE",
+        default: "",
+        accepted: Target::ACCEPTED,
+        help: "Where the backends are",
+        group: "Addresses",
+        apply: |draft, text| {
+            draft.config.upstream = Target::parse_list(text)
+                .map_err(|(entry, e)| Refusal::Because(format!("{} in {entry:?}", e.reason())))?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "bind_address",
+        flag: "bind-address",
+        environment: "BIND_ADDRESS",
+        default: "0.0.0.0:8080",
+        accepted: ADDRESS,
+        help: "Address that clients connect to",
+        group: "Addresses",
+        apply: |draft, text| units::address(text).map(|a| draft.config.bind_address = a),
+    },
+    Setting {
+        key: "metrics_address",
+        flag: "metrics-address",
+        environment: "METRICS_ADDRESS",
+        default: "0.0.0.0:9090",
+        accepted: ADDRESS,
+        help: "Address of the metrics",
+        group: "Addresses",
+        apply: |draft, text| units::address(text).map(|a| draft.config.metrics_address = a),
+    },
+    Setting {
+        key: "health_endpoint",
+        flag: "health-endpoint",
+        environment: "STEPFLOW_LB_HEALTH_ENDPOINT",
+        default: "/health",
+        accepted: PATH_OR_OFF,
+        help: "Path that the balancer answers itself on the data port; off leaves it to the backends",
+        group: "Addresses",
+        apply: |draft, text| units::path_or_off(text).map(|p| draft.config.health_endpoint = p),
+    },
+    Setting {
+        key: "workers",
+        flag: "workers",
+        environment: "STEPFLOW_LB_WORKERS",
+        default: "auto",
+        accepted: "auto or a number of threads from 1 to 1024",
+        help: "Worker threads; auto is one per CPU that affinity and cgroup quota allow",
+        group: "Threads",
+        apply: |draft, text| {
+            let auto = text.eq_ignore_ascii_case("auto");
+            let count = if auto { None } else { Some(units::count(text, 1, 1024)?) };
+            draft.config.workers = count.and_then(NonZeroUsize::new);
+            Ok(())
+        },
+    },
+    Setting {
+        key: "io_driver",
+        flag: "io-driver",
+        environment: "STEPFLOW_LB_IO_DRIVER",
+        default: "auto",
+        accepted: "auto, io_uring or epoll",
+        help: "Kernel interface of the workers; auto is io_uring where the kernel grants it",
+        group: "Threads",
+        apply: |draft, text| {
+            let words = [
+                ("auto", IoDriver::Auto),
+                ("io_uring", IoDriver::IoUring),
+                ("epoll", IoDriver::Epoll),
+            ];
+            units::word(text, &words).map(|driver| draft.config.io_driver = driver)
+        },
+    },
+    Setting {
+        key: "algorithm",
+        flag: "algorithm",
+        environment: "STEPFLOW_LB_ALGORITHM",
+        default: "least_connections",
+        accepted: "least_connections or round_robin",
+        help: "How a backend is chosen for a request that names no instance",
+        group: "Balancing",
+        apply: |draft, text| {
+            let words = [
+                ("least_connections", Algorithm::LeastConnections),
+                ("round_robin", Algorithm::RoundRobin),
+            ];
+            units::word(text, &words).map(|algorithm| draft.config.algorithm = algorithm)
+        },
+    },
+    Setting {
+        key: "instance_retry",
+        flag: "instance-retry",
+        environment: "STEPFLOW_LB_INSTANCE_RETRY",
+        default: "2s",
+        accepted: DURATION,
+        help: "How long a request for a known instance is tried again while its connects fail",
+        group: "Balancing",
+        apply: |draft, text| {
+            units::duration(text).map(|d| draft.config.timeouts.instance_retry = d)
+        },
+    },
+    Setting {
+        key: "health_check_path",
+        flag: "health-check-path",
+        environment: "STEPFLOW_LB_HEALTH_CHECK_PATH",
+        default: "/health",
+        accepted: PATH_OR_OFF,
+        help: "Path of the health checks; off takes every discovered backend as healthy",
+        group: "Health checks",
+        apply: |draft, text| units::target_or_off(text).map(|p| draft.config.health.path = p),
+    },
+    Setting {
+        key: "health_check_interval",
+        flag: "health-check-interval",
+        environment: "HEALTH_CHECK_INTERVAL",
+        default: "10",
+        accepted: POSITIVE_DURATION,
+        help: "Pause between two checks of one backend",
+        group: "Health checks",
+        apply: |draft, text| {
+            units::positive_duration(text).map(|d| draft.config.health.interval = d)
+        },
+    },
+    Setting {
+        key: "health_check_timeout",
+        flag: "health-check-timeout",
+        environment: "HEALTH_CHECK_TIMEOUT",
+        default: "5",
+        accepted: POSITIVE_DURATION,
+        help: "Longest that a check may take, connect included",
+        group: "Health checks",
+        apply: |draft, text| {
+            units::positive_duration(text).map(|d| draft.config.health.timeout = d)
+        },
+    },
+    Setting {
+        key: "max_failures",
+        flag: "max-failures",
+        environment: "MAX_FAILURES",
+        default: "3",
+        accepted: "a whole number from 1 up",
+        help: "Failed checks in a row that take a backend out of balancing",
+        group: "Health checks",
+        apply: |draft, text| {
+            units::positive_u32(text).map(|n| draft.config.health.max_failures = n)
+        },
+    },
+    Setting {
+        key: "healthy_threshold",
+        flag: "healthy-threshold",
+        environment: "STEPFLOW_LB_HEALTHY_THRESHOLD",
+        default: "1",
+        accepted: "a whole number from 1 up",
+        help: "Successful checks in a row that bring a backend back",
+        group: "Health checks",
+        apply: |draft, text| {
+            units::positive_u32(text).map(|n| draft.config.health.healthy_threshold = n)
+        },
+    },
+    Setting {
+        key: "dns_servers",
+        flag: "dns-servers",
+        environment: "STEPFLOW_LB_DNS_SERVERS",
+        default: "",
+        accepted: SERVER_LIST,
+        help: "Name servers to ask instead of those in /etc/resolv.conf",
+        group: "Name resolution",
+        apply: |draft, text| units::server_list(text).map(|s| draft.config.dns.servers = s),
+    },
+    Setting {
+        key: "dns_refresh_min",
+        flag: "dns-refresh-min",
+        environment: "STEPFLOW_LB_DNS_REFRESH_MIN",
+        default: "1s",
+        accepted: POSITIVE_DURATION,
+        help: "Shortest pause between two look-ups of a name, whatever its TTL",
+        group: "Name resolution",
+        apply: |draft, text| {
+            units::positive_duration(text).map(|d| draft.config.dns.refresh_min = d)
+        },
+    },
+    Setting {
+        key: "dns_refresh_max",
+        flag: "dns-refresh-max",
+        environment: "STEPFLOW_LB_DNS_REFRESH_MAX",
+        default: "30s",
+        accepted: POSITIVE_DURATION,
+        help: "Longest pause between two look-ups of a name, whatever its TTL",
+        group: "Name resolution",
+        apply: |draft, text| {
+            units::positive_duration(text).map(|d| draft.config.dns.refresh_max = d)
+        },
+    },
+    Setting {
+        key: "connect_timeout",
+        flag: "connect-timeout",
+        environment: "STEPFLOW_LB_CONNECT_TIMEOUT",
+        default: "2s",
+        accepted: POSITIVE_DURATION,
+        help: "Longest wait for a connection to a backend",
+        group: "Timeouts",
+        apply: |draft, text| {
+            units::positive_duration(text).map(|d| draft.config.timeouts.connect = d)
+        },
+    },
+    Setting {
+        key: "request_head_timeout",
+        flag: "request-head-timeout",
+        environment: "STEPFLOW_LB_REQUEST_HEAD_TIMEOUT",
+        default: "30s",
+        accepted: POSITIVE_DURATION,
+        help: "Longest time from the first octet of a request head to its last",
+        group: "Timeouts",
+        apply: |draft, text| {
+            units::positive_duration(text).map(|d| draft.config.timeouts.request_head = d)
+        },
+    },
+    Setting {
+        key: "keep_alive_timeout",
+        flag: "keep-alive-timeout",
+        environment: "STEPFLOW_LB_KEEP_ALIVE_TIMEOUT",
+        default: "75s",
+        accepted: POSITIVE_DURATION,
+        help: "How long a client connection may be idle between two requests",
+        group: "Timeouts",
+        apply: |draft, text| {
+            units::positive_duration(text).map(|d| draft.config.timeouts.keep_alive = d)
+        },
+    },
+    Setting {
+        key: "body_timeout",
+        flag: "body-timeout",
+        environment: "STEPFLOW_LB_BODY_TIMEOUT",
+        default: "60s",
+        accepted: POSITIVE_DURATION,
+        help: "Longest time without progress on a body; event streams have no such limit",
+        group: "Timeouts",
+        apply: |draft, text| units::positive_duration(text).map(|d| draft.config.timeouts.body = d),
+    },
+    Setting {
+        key: "upstream_idle_timeout",
+        flag: "upstream-idle-timeout",
+        environment: "STEPFLOW_LB_UPSTREAM_IDLE_TIMEOUT",
+        default: "4s",
+        accepted: POSITIVE_DURATION,
+        help: "How long an unused backend connection is kept; less than the backends keep it",
+        group: "Timeouts",
+        apply: |draft, text| {
+            units::positive_duration(text).map(|d| draft.config.timeouts.upstream_idle = d)
+        },
+    },
+    Setting {
+        key: "drain_grace",
+        flag: "drain-grace",
+        environment: "STEPFLOW_LB_DRAIN_GRACE",
+        default: "3s",
+        accepted: DURATION,
+        help: "Time after SIGTERM in which connections are still accepted",
+        group: "Timeouts",
+        apply: |draft, text| units::duration(text).map(|d| draft.config.timeouts.drain_grace = d),
+    },
+    Setting {
+        key: "drain_timeout",
+        flag: "drain-timeout",
+        environment: "STEPFLOW_LB_DRAIN_TIMEOUT",
+        default: "30s",
+        accepted: DURATION,
+        help: "Time that running exchanges get after that to finish",
+        group: "Timeouts",
+        apply: |draft, text| units::duration(text).map(|d| draft.config.timeouts.drain = d),
+    },
+    Setting {
+        key: "request_head_bytes_max",
+        flag: "request-head-bytes-max",
+        environment: "STEPFLOW_LB_REQUEST_HEAD_BYTES_MAX",
+        default: "32KiB",
+        accepted: "a size such as 32768, 32KiB or 32kB; from 1KiB to 1MiB",
+        help: "Longest request head; a longer one is answered with 431",
+        group: "Limits",
+        apply: |draft, text| {
+            head_bytes(text).map(|n| draft.config.limits.request_head_bytes_max = n)
+        },
+    },
+    Setting {
+        key: "response_head_bytes_max",
+        flag: "response-head-bytes-max",
+        environment: "STEPFLOW_LB_RESPONSE_HEAD_BYTES_MAX",
+        default: "64KiB",
+        accepted: "a size such as 65536, 64KiB or 64kB; from 1KiB to 1MiB",
+        help: "Longest response head; a longer one becomes a 502",
+        group: "Limits",
+        apply: |draft, text| {
+            head_bytes(text).map(|n| draft.config.limits.response_head_bytes_max = n)
+        },
+    },
+    Setting {
+        key: "fields_max",
+        flag: "fields-max",
+        environment: "STEPFLOW_LB_FIELDS_MAX",
+        default: "100",
+        accepted: "a whole number from 1 to 256",
+        help: "Most header fields in a head",
+        group: "Limits",
+        apply: |draft, text| units::count(text, 1, 256).map(|n| draft.config.limits.fields_max = n),
+    },
+    Setting {
+        key: "idle_connections_per_backend_max",
+        flag: "idle-connections-per-backend-max",
+        environment: "STEPFLOW_LB_IDLE_CONNECTIONS_PER_BACKEND_MAX",
+        default: "128",
+        accepted: "a whole number from 0 to 65536; 0 opens a connection for every request",
+        help: "Unused connections that one worker keeps to one backend",
+        group: "Limits",
+        apply: |draft, text| {
+            let count = units::count(text, 0, 65_536)?;
+            draft.config.limits.idle_connections_per_backend_max = count;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "access_log",
+        flag: "access-log",
+        environment: "STEPFLOW_LB_ACCESS_LOG",
+        default: "failures",
+        accepted: "off, failures or all",
+        help: "Which exchanges get a line in the log",
+        group: "Logs",
+        apply: |draft, text| {
+            let words = [
+                ("off", AccessLog::Off),
+                ("failures", AccessLog::Failures),
+                ("all", AccessLog::All),
+            ];
+            units::word(text, &words).map(|access| draft.config.log.access = access)
+        },
+    },
+    Setting {
+        key: "log_level",
+        flag: "log-level",
+        environment: "STEPFLOW_LOG_LEVEL",
+        default: "info",
+        accepted: "off, error, warn, info, debug or trace",
+        help: "Level of the balancer's own lines, access log included",
+        group: "Logs",
+        apply: |draft, text| log_level(text).map(|level| draft.log_level = level),
+    },
+    Setting {
+        key: "other_log_level",
+        flag: "other-log-level",
+        environment: "STEPFLOW_OTHER_LOG_LEVEL",
+        default: "warn",
+        accepted: "off, error, warn, info, debug or trace",
+        help: "Level of the libraries' lines; unless set, never above log_level",
+        group: "Logs",
+        apply: |draft, text| log_level(text).map(|level| draft.other_log_level = level),
+    },
+    Setting {
+        key: "rust_log",
+        flag: "rust-log",
+        environment: "RUST_LOG",
+        default: "",
+        accepted: "directives such as info or warn,stepflow_load_balancer=debug,access=off",
+        help: "Replaces the two levels",
+        group: "Logs",
+        apply: |draft, text| {
+            tracing_subscriber::EnvFilter::builder()
+                .parse(text)
+                .map_err(|error| Refusal::Because(error.to_string()))?;
+            draft.rust_log = Some(text.to_owned());
+            Ok(())
+        },
+    },
+    Setting {
+        key: "log_destination",
+        flag: "log-destination",
+        environment: "STEPFLOW_LOG_DESTINATION",
+        default: "stdout",
+        accepted: "stdout or file",
+        help: "Where log lines go",
+        group: "Logs",
+        apply: |draft, text| {
+            if text.eq_ignore_ascii_case("otlp") {
+                let reason = "this balancer exports no OTLP";
+                return Err(Refusal::Because(reason.to_owned()));
+            }
+            let words = [("stdout", false), ("file", true)];
+            units::word(text, &words).map(|to_file| draft.log_to_file = to_file)
+        },
+    },
+    Setting {
+        key: "log_format",
+        flag: "log-format",
+        environment: "STEPFLOW_LOG_FORMAT",
+        default: "text",
+        accepted: "text or json",
+        help: "How log lines look",
+        group: "Logs",
+        apply: |draft, text| {
+            let words = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+            units::word(text, &words).map(|format| draft.config.log.format = format)
+        },
+    },
+    Setting {
+        key: "log_file",
+        flag: "log-file",
+        environment: "STEPFLOW_LOG_FILE",
+        default: "",
+        accepted: "the path of a file, which is appended to",
+        help: "File for the log lines; implies log_destination = file",
+        group: "Logs",
+        apply: |draft, text| {
+            draft.log_file = Some(PathBuf::from(text));
+            Ok(())
+        },
+    },
+];
+
+/// Options of the original balancer that its manifests may set and that mean nothing here, as
+/// flag and variable.
+pub(super) const INERT: [(&str, &str); 3] = [
+    ("trace-enabled", "STEPFLOW_TRACE_ENABLED"),
+    ("metrics-enabled", "STEPFLOW_METRICS_ENABLED"),
+    ("otlp-endpoint", "STEPFLOW_OTLP_ENDPOINT"),
+];
+
+fn head_bytes(text: &str) -> Parsed<usize> {
+    units::bytes(text, 1024, 1024 * 1024)
+}
+
+fn log_level(text: &str) -> Parsed<&'static str> {
+    units::word(text, &LOG_LEVELS.map(|level| (level, level)))
+}
+
+impl Setting {
+    /// The option with this key.
+    pub(super) fn by_key(key: &str) -> Option<&'static Self> {
+        SETTINGS.iter().find(|setting| setting.key == key)
+    }
+}
+
+// Rows are told apart by their key.
+impl PartialEq for Setting {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Setting {}
+
+impl Draft {
+    /// A draft in which nothing has been said yet.
+    pub(super) fn blank() -> Self {
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let config = Config {
+            upstream: Vec::new(),
+            bind_address: nowhere,
+            metrics_address: nowhere,
+            workers: None,
+            io_driver: IoDriver::Auto,
+            algorithm: Algorithm::LeastConnections,
+            health: HealthChecks {
+                path: None,
+                interval: Duration::ZERO,
+                timeout: Duration::ZERO,
+                max_failures: NonZeroU32::MIN,
+                healthy_threshold: NonZeroU32::MIN,
+            },
+            dns: Dns {
+                servers: Vec::new(),
+                refresh_min: Duration::ZERO,
+                refresh_max: Duration::ZERO,
+            },
+            health_endpoint: None,
+            limits: Limits {
+                request_head_bytes_max: 0,
+                response_head_bytes_max: 0,
+                fields_max: 0,
+                idle_connections_per_backend_max: 0,
+            },
+            timeouts: Timeouts {
+                request_head: Duration::ZERO,
+                keep_alive: Duration::ZERO,
+                connect: Duration::ZERO,
+                body: Duration::ZERO,
+                upstream_idle: Duration::ZERO,
+                instance_retry: Duration::ZERO,
+                drain_grace: Duration::ZERO,
+                drain: Duration::ZERO,
+            },
+            log: Log {
+                filter: String::new(),
+                destination: LogDestination::Stdout,
+                format: LogFormat::Text,
+                access: AccessLog::Off,
+            },
+        };
+        Self {
+            config,
+            log_level: "off",
+            other_log_level: "off",
+            rust_log: None,
+            log_to_file: false,
+            log_file: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_follow_the_rules_and_are_unique() {
+        let contract = [
+            "UPSTREAM_SERVICE",
+            "BIND_ADDRESS",
+            "METRICS_ADDRESS",
+            "HEALTH_CHECK_INTERVAL",
+            "HEALTH_CHECK_TIMEOUT",
+            "MAX_FAILURES",
+            "RUST_LOG",
+            "STEPFLOW_LOG_LEVEL",
+            "STEPFLOW_OTHER_LOG_LEVEL",
+            "STEPFLOW_LOG_DESTINATION",
+            "STEPFLOW_LOG_FORMAT",
+            "STEPFLOW_LOG_FILE",
+        ];
+        let mut seen = HashSet::new();
+        for setting in SETTINGS {
+            assert_eq!(setting.flag, setting.key.replace('_', "-"));
+            let ours = format!("{OUR_PREFIX}{}", setting.key.to_ascii_uppercase());
+            assert!(
+                contract.contains(&setting.environment) || setting.environment == ours,
+                "{}",
+                setting.environment
+            );
+            assert!(seen.insert(setting.key) && seen.insert(setting.environment));
+        }
+        for name in contract {
+            assert!(seen.contains(name), "{name} has no row");
+        }
+    }
+
+    #[test]
+    fn every_default_is_accepted_by_its_own_row() {
+        for setting in SETTINGS.iter().filter(|setting| !setting.default.is_empty()) {
+            assert_eq!((setting.apply)(&mut Draft::blank(), setting.default), Ok(()));
+        }
+    }
+}

@@ -1,0 +1,472 @@
+//! The configuration as an operator meets it: who wins, what is refused and in which words, and
+//! that the manual says what the program does.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use proptest::prelude::*;
+use stepflow_load_balancer::config::{
+    AccessLog, Algorithm, Config, ConfigError, Dns, Effective, Environment, File, Flags,
+    HealthChecks, Invocation, IoDriver, Limits, Log, LogDestination, LogFormat, Resolution,
+    SETTINGS, Source, Sources, Timeouts,
+};
+
+/// What somebody said, in the three places.
+#[derive(Clone, Copy, Default)]
+struct Said<'a> {
+    flags: &'a [&'a str],
+    environment: &'a [(&'a str, &'a str)],
+    file: Option<&'a str>,
+}
+
+fn sources(said: Said<'_>) -> Sources<'static> {
+    let line = ["stepflow-load-balancer"].iter().chain(said.flags);
+    Sources {
+        flags: Invocation::parse(line).expect("a command line of the right form").flags,
+        environment: Environment::from_pairs(said.environment.iter().copied()),
+        file: said.file.map(|text| File::parse(Path::new("lb.toml"), text)),
+        demo: &[],
+    }
+}
+
+fn resolve(said: Said<'_>) -> Result<Resolution, ConfigError> {
+    sources(said).resolve()
+}
+
+fn problems(said: Said<'_>) -> Vec<String> {
+    let error = resolve(said).expect_err("should be refused");
+    error.problems.iter().map(ToString::to_string).collect()
+}
+
+/// What is said besides an upstream, which is always needed.
+fn with_upstream<'a>(environment: &'a [(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    [("UPSTREAM_SERVICE", "127.0.0.1:1")].into_iter().chain(environment.iter().copied()).collect()
+}
+
+fn config(environment: &[(&str, &str)]) -> Config {
+    let environment = with_upstream(environment);
+    resolve(Said { environment: &environment, ..Said::default() }).expect("valid").config
+}
+
+fn refusals(environment: &[(&str, &str)]) -> Vec<String> {
+    let environment = with_upstream(environment);
+    problems(Said { environment: &environment, ..Said::default() })
+}
+
+#[test]
+fn defaults_are_the_documented_ones() {
+    let seconds = Duration::from_secs;
+    let want = Config {
+        upstream: stepflow_load_balancer::model::Target::parse_list("127.0.0.1:1").unwrap(),
+        bind_address: "0.0.0.0:8080".parse().unwrap(),
+        metrics_address: "0.0.0.0:9090".parse().unwrap(),
+        workers: None,
+        io_driver: IoDriver::Auto,
+        algorithm: Algorithm::LeastConnections,
+        health: HealthChecks {
+            path: Some("/health".to_owned()),
+            interval: seconds(10),
+            timeout: seconds(5),
+            max_failures: 3.try_into().unwrap(),
+            healthy_threshold: 1.try_into().unwrap(),
+        },
+        dns: Dns { servers: Vec::new(), refresh_min: seconds(1), refresh_max: seconds(30) },
+        health_endpoint: Some("/health".to_owned()),
+        limits: Limits {
+            request_head_bytes_max: 32_768,
+            response_head_bytes_max: 65_536,
+            fields_max: 100,
+            idle_connections_per_backend_max: 128,
+        },
+        timeouts: Timeouts {
+            request_head: seconds(30),
+            keep_alive: seconds(75),
+            connect: seconds(2),
+            body: seconds(60),
+            upstream_idle: seconds(4),
+            instance_retry: seconds(2),
+            drain_grace: seconds(3),
+            drain: seconds(30),
+        },
+        log: Log {
+            filter: "warn,stepflow_load_balancer=info,access=info".to_owned(),
+            destination: LogDestination::Stdout,
+            format: LogFormat::Text,
+            access: AccessLog::Failures,
+        },
+    };
+    assert_eq!(config(&[]), want);
+}
+
+#[test]
+fn every_option_reaches_the_configuration() {
+    let environment = [
+        ("UPSTREAM_SERVICE", "workers:80,srv:_http._tcp.x"),
+        ("BIND_ADDRESS", "127.0.0.1:1"),
+        ("METRICS_ADDRESS", "[::1]:2"),
+        ("HEALTH_CHECK_INTERVAL", "1"),
+        ("HEALTH_CHECK_TIMEOUT", "2"),
+        ("MAX_FAILURES", "4"),
+        ("STEPFLOW_LB_WORKERS", "5"),
+        ("STEPFLOW_LB_IO_DRIVER", "epoll"),
+        ("STEPFLOW_LB_ALGORITHM", "round_robin"),
+        ("STEPFLOW_LB_HEALTH_CHECK_PATH", "/h?full"),
+        ("STEPFLOW_LB_HEALTHY_THRESHOLD", "6"),
+        ("STEPFLOW_LB_HEALTH_ENDPOINT", "off"),
+        ("STEPFLOW_LB_DNS_SERVERS", "10.0.0.1"),
+        ("STEPFLOW_LB_DNS_REFRESH_MIN", "7"),
+        ("STEPFLOW_LB_DNS_REFRESH_MAX", "8"),
+        ("STEPFLOW_LB_CONNECT_TIMEOUT", "9"),
+        ("STEPFLOW_LB_REQUEST_HEAD_TIMEOUT", "10"),
+        ("STEPFLOW_LB_KEEP_ALIVE_TIMEOUT", "11"),
+        ("STEPFLOW_LB_BODY_TIMEOUT", "12"),
+        ("STEPFLOW_LB_UPSTREAM_IDLE_TIMEOUT", "13"),
+        ("STEPFLOW_LB_INSTANCE_RETRY", "0"),
+        ("STEPFLOW_LB_DRAIN_GRACE", "14"),
+        ("STEPFLOW_LB_DRAIN_TIMEOUT", "15"),
+        ("STEPFLOW_LB_REQUEST_HEAD_BYTES_MAX", "2kB"),
+        ("STEPFLOW_LB_RESPONSE_HEAD_BYTES_MAX", "2KiB"),
+        ("STEPFLOW_LB_FIELDS_MAX", "256"),
+        ("STEPFLOW_LB_IDLE_CONNECTIONS_PER_BACKEND_MAX", "0"),
+        ("STEPFLOW_LB_ACCESS_LOG", "all"),
+        ("RUST_LOG", "trace,access=off"),
+        ("STEPFLOW_LOG_LEVEL", "debug"),
+        ("STEPFLOW_OTHER_LOG_LEVEL", "error"),
+        ("STEPFLOW_LOG_DESTINATION", "file"),
+        ("STEPFLOW_LOG_FORMAT", "json"),
+        ("STEPFLOW_LOG_FILE", "/tmp/lb.log"),
+    ];
+    assert_eq!(environment.len(), SETTINGS.len(), "an option is not covered here");
+    let seconds = Duration::from_secs;
+    let want = Config {
+        upstream: stepflow_load_balancer::model::Target::parse_list(environment[0].1).unwrap(),
+        bind_address: "127.0.0.1:1".parse().unwrap(),
+        metrics_address: "[::1]:2".parse().unwrap(),
+        workers: 5.try_into().ok(),
+        io_driver: IoDriver::Epoll,
+        algorithm: Algorithm::RoundRobin,
+        health: HealthChecks {
+            path: Some("/h?full".to_owned()),
+            interval: seconds(1),
+            timeout: seconds(2),
+            max_failures: 4.try_into().unwrap(),
+            healthy_threshold: 6.try_into().unwrap(),
+        },
+        dns: Dns {
+            servers: vec!["10.0.0.1:53".parse().unwrap()],
+            refresh_min: seconds(7),
+            refresh_max: seconds(8),
+        },
+        health_endpoint: None,
+        limits: Limits {
+            request_head_bytes_max: 2000,
+            response_head_bytes_max: 2048,
+            fields_max: 256,
+            idle_connections_per_backend_max: 0,
+        },
+        timeouts: Timeouts {
+            connect: seconds(9),
+            request_head: seconds(10),
+            keep_alive: seconds(11),
+            body: seconds(12),
+            upstream_idle: seconds(13),
+            instance_retry: Duration::ZERO,
+            drain_grace: seconds(14),
+            drain: seconds(15),
+        },
+        log: Log {
+            filter: "trace,access=off".to_owned(),
+            destination: LogDestination::File("/tmp/lb.log".into()),
+            format: LogFormat::Json,
+            access: AccessLog::All,
+        },
+    };
+    assert_eq!(config(&environment), want);
+    // The same through flags and through the file.
+    let text = |(name, text): &(&str, &str)| {
+        let setting = SETTINGS.iter().find(|s| s.environment == *name).expect("a known name");
+        (setting, (*text).to_owned())
+    };
+    let flags: Vec<String> =
+        environment.iter().map(text).map(|(s, text)| format!("--{}={text}", s.flag)).collect();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    assert_eq!(resolve(Said { flags: &flags, ..Said::default() }).unwrap().config, want);
+    let file: String =
+        environment.iter().map(text).map(|(s, text)| format!("{} = '{text}'\n", s.key)).collect();
+    let said = Said { file: Some(&file), ..Said::default() };
+    assert_eq!(resolve(said).unwrap().config, want);
+}
+
+proptest! {
+    /// Whoever of the four speaks with the highest rank is obeyed, whatever the others say.
+    #[test]
+    fn flag_wins_over_environment_over_file_over_default(
+        flag in prop::option::of(1_u32..1000),
+        environment in prop::option::of(1_u32..1000),
+        file in prop::option::of(1_u32..1000),
+    ) {
+        let flag_text = flag.map(|n| format!("--max-failures={n}"));
+        let environment_text = environment.map(|n| n.to_string()).unwrap_or_default();
+        let file_text = file.map(|n| format!("max_failures = {n}"));
+        let environment_pair = [("MAX_FAILURES", environment_text.as_str())];
+        let said = Said {
+            flags: &flag_text.iter().map(String::as_str).collect::<Vec<_>>(),
+            environment: &with_upstream(&environment_pair),
+            file: file_text.as_deref(),
+        };
+        let got = resolve(said).unwrap();
+        let want = flag.or(environment).or(file).unwrap_or(3);
+        prop_assert_eq!(got.config.health.max_failures.get(), want);
+        let source = &got.written.iter().find(|w| w.setting.key == "max_failures").unwrap().source;
+        prop_assert_eq!(matches!(source, Source::Flag), flag.is_some());
+        prop_assert_eq!(
+            matches!(source, Source::Default),
+            flag.or(environment).or(file).is_none()
+        );
+    }
+}
+
+#[test]
+fn every_wrong_value_is_reported_with_key_value_source_and_what_is_accepted() {
+    let said = Said {
+        flags: &["--bind-address", "localhost:8080"],
+        environment: &[("HEALTH_CHECK_INTERVAL", "abc"), ("UPSTREAM_SERVICE", "a:1,workers")],
+        file: Some("\nfields_max = 1000\nworkres = 2\n"),
+    };
+    let want = [
+        "unknown key workres (file lb.toml:3); did you mean workers?",
+        "invalid value \"a:1,workers\" for upstream_service (environment UPSTREAM_SERVICE): the \
+         port is missing in \"workers\"; expected name:port, ip:port, srv:_service._proto.name, \
+         or several of these with commas between",
+        "invalid value \"localhost:8080\" for bind_address (flag --bind-address): expected \
+         ip:port such as 0.0.0.0:8080 or [::]:8080",
+        "invalid value \"abc\" for health_check_interval (environment HEALTH_CHECK_INTERVAL): \
+         expected a duration such as 10, 500ms, 1m; greater than 0",
+        "invalid value \"1000\" for fields_max (file lb.toml:2): expected a whole number from 1 \
+         to 256",
+    ];
+    assert_eq!(problems(said), want);
+}
+
+#[test]
+fn each_option_refuses_what_it_cannot_mean() {
+    let cases = [
+        ("BIND_ADDRESS", "8080"),
+        ("METRICS_ADDRESS", "0.0.0.0:99999"),
+        ("STEPFLOW_LB_HEALTH_ENDPOINT", "health"),
+        ("STEPFLOW_LB_WORKERS", "0"),
+        ("STEPFLOW_LB_WORKERS", "1025"),
+        ("STEPFLOW_LB_IO_DRIVER", "uring"),
+        ("STEPFLOW_LB_ALGORITHM", "random"),
+        ("STEPFLOW_LB_HEALTH_CHECK_PATH", "/a b"),
+        ("HEALTH_CHECK_INTERVAL", "0"),
+        ("HEALTH_CHECK_TIMEOUT", "-1"),
+        ("MAX_FAILURES", "0"),
+        ("MAX_FAILURES", "4294967296"),
+        ("STEPFLOW_LB_HEALTHY_THRESHOLD", "1.5"),
+        ("STEPFLOW_LB_DNS_SERVERS", "dns.local"),
+        ("STEPFLOW_LB_CONNECT_TIMEOUT", "0ms"),
+        ("STEPFLOW_LB_DRAIN_TIMEOUT", "soon"),
+        ("STEPFLOW_LB_REQUEST_HEAD_BYTES_MAX", "100"),
+        ("STEPFLOW_LB_RESPONSE_HEAD_BYTES_MAX", "2MiB"),
+        ("STEPFLOW_LB_FIELDS_MAX", "257"),
+        ("STEPFLOW_LB_IDLE_CONNECTIONS_PER_BACKEND_MAX", "many"),
+        ("STEPFLOW_LB_ACCESS_LOG", "true"),
+        ("STEPFLOW_LOG_LEVEL", "verbose"),
+        ("STEPFLOW_OTHER_LOG_LEVEL", "1"),
+        ("RUST_LOG", "stepflow_load_balancer=loud"),
+        ("STEPFLOW_LOG_DESTINATION", "otlp"),
+        ("STEPFLOW_LOG_FORMAT", "xml"),
+    ];
+    for (name, value) in cases {
+        let lines = refusals(&[(name, value)]);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let names_all =
+            [name, &format!("{value:?}"), "expected "].iter().all(|p| lines[0].contains(p));
+        assert!(names_all, "{lines:?}");
+    }
+}
+
+#[test]
+fn values_that_contradict_each_other_are_shown_together() {
+    let lines = refusals(&[
+        ("METRICS_ADDRESS", "127.0.0.1:8080"),
+        ("STEPFLOW_LB_DNS_REFRESH_MIN", "1m"),
+        ("STEPFLOW_LOG_DESTINATION", "file"),
+    ]);
+    let want = [
+        "bind_address = \"0.0.0.0:8080\" (default) and metrics_address = \"127.0.0.1:8080\" \
+         (environment METRICS_ADDRESS) do not go together: both listen on the same port of the \
+         same address",
+        "dns_refresh_min = \"1m\" (environment STEPFLOW_LB_DNS_REFRESH_MIN) and dns_refresh_max \
+         = \"30s\" (default) do not go together: the shortest pause is longer than the longest",
+        "log_destination = \"file\" (environment STEPFLOW_LOG_DESTINATION) and log_file = \"\" \
+         (default) do not go together: log lines that go to a file need its path",
+    ];
+    assert_eq!(lines, want);
+}
+
+#[test]
+fn without_an_upstream_it_says_what_to_set() {
+    for said in [
+        Said::default(),
+        Said { environment: &[("UPSTREAM_SERVICE", " ")], ..Said::default() },
+        Said { file: Some("upstream_service = ''"), ..Said::default() },
+    ] {
+        let lines = problems(said);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        for part in ["UPSTREAM_SERVICE", "--upstream-service", "name:port", "demo"] {
+            assert!(lines[0].contains(part), "{part} in {lines:?}");
+        }
+    }
+}
+
+#[test]
+fn a_broken_file_is_not_blamed_for_what_it_might_have_said() {
+    let lines = problems(Said { file: Some("upstream_service = 'a:1"), ..Said::default() });
+    assert!(lines.iter().all(|line| line.starts_with("file lb.toml:1 is not TOML")), "{lines:?}");
+}
+
+#[test]
+fn a_variable_that_is_not_utf_8_is_named() {
+    use std::{
+        ffi::{OsStr, OsString},
+        os::unix::ffi::OsStrExt,
+    };
+    let pairs = [
+        (OsString::from("UPSTREAM_SERVICE"), OsString::from("a:1")),
+        (OsString::from("BIND_ADDRESS"), OsStr::from_bytes(b"\xff:80").to_owned()),
+    ];
+    let error = Config::resolve(Flags::default(), Environment::from_pairs(pairs), None)
+        .expect_err("should be refused");
+    let want = "invalid value \"\\xFF:80\" for bind_address (environment BIND_ADDRESS): it is not \
+                UTF-8; expected ip:port such as 0.0.0.0:8080 or [::]:8080";
+    assert_eq!(error.to_string(), want);
+}
+
+#[test]
+fn silence_is_silence_and_directives_are_taken_literally() {
+    let cases: &[(&[(&str, &str)], &str)] = &[
+        (&[("STEPFLOW_LOG_LEVEL", "off")], "off,stepflow_load_balancer=off,access=off"),
+        (&[("STEPFLOW_LOG_LEVEL", "Debug")], "warn,stepflow_load_balancer=debug,access=debug"),
+        (
+            &[("STEPFLOW_LOG_LEVEL", "error"), ("STEPFLOW_OTHER_LOG_LEVEL", "info")],
+            "info,stepflow_load_balancer=error,access=error",
+        ),
+        (&[("RUST_LOG", "debug"), ("STEPFLOW_LOG_LEVEL", "off")], "debug"),
+        (&[("RUST_LOG", "")], "warn,stepflow_load_balancer=info,access=info"),
+    ];
+    for (environment, want) in cases {
+        assert_eq!(config(environment).log.filter, *want, "{environment:?}");
+    }
+}
+
+#[test]
+fn a_log_file_implies_its_destination() {
+    let said = Said {
+        flags: &["--log-file", "/tmp/x.log", "--upstream-service", "a:1"],
+        ..Said::default()
+    };
+    let resolution = resolve(said).unwrap();
+    assert_eq!(resolution.config.log.destination, LogDestination::File("/tmp/x.log".into()));
+    let text = Effective(&resolution).to_string();
+    assert!(text.contains("log_destination = \"file\" # implied by log_file"), "{text}");
+}
+
+#[test]
+fn options_of_the_original_that_mean_nothing_here_are_accepted_with_a_warning() {
+    let environment = with_upstream(&[
+        ("STEPFLOW_TRACE_ENABLED", "true"),
+        ("STEPFLOW_METRICS_ENABLED", "false"),
+        ("STEPFLOW_LB_WROKERS", "2"),
+    ]);
+    let flags = ["--otlp-endpoint=http://collector:4317"];
+    let resolution =
+        resolve(Said { flags: &flags, environment: &environment, file: None }).unwrap();
+    let warnings: Vec<String> = resolution.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    assert!(warnings[0].starts_with("--otlp-endpoint is accepted for compatibility"));
+    assert!(warnings[1].ends_with("did you mean STEPFLOW_LB_WORKERS?"), "{warnings:?}");
+    assert!(warnings[2].starts_with("STEPFLOW_TRACE_ENABLED is accepted"), "{warnings:?}");
+}
+
+#[test]
+fn the_demo_has_defaults_of_its_own_that_anybody_may_overrule() {
+    let demo = [("upstream_service", "127.0.0.1:5".to_owned()), ("access_log", "all".to_owned())];
+    let said = Said { environment: &[("STEPFLOW_LB_ACCESS_LOG", "off")], ..Said::default() };
+    let config = Sources { demo: &demo, ..sources(said) }.resolve().unwrap().config;
+    assert_eq!(config.upstream[0].to_string(), "127.0.0.1:5");
+    assert_eq!(config.log.access, AccessLog::Off);
+}
+
+#[test]
+fn the_effective_configuration_names_its_sources_and_can_be_read_back() {
+    let said = Said {
+        flags: &["--workers=2", "--log-file", "/tmp/a \"b\"\\c.log"],
+        environment: &[("HEALTH_CHECK_INTERVAL", "500ms"), ("UPSTREAM_SERVICE", "a:1")],
+        file: Some("# comment\nfields_max = 50"),
+    };
+    let resolution = resolve(said).unwrap();
+    let text = Effective(&resolution).to_string();
+    for line in [
+        "health_check_interval = \"500ms\" # from environment HEALTH_CHECK_INTERVAL",
+        "workers = 2 # from flag --workers",
+        "fields_max = 50 # from file lb.toml:2",
+        "max_failures = 3 # default",
+        "dns_servers = \"\" # default",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+    }
+    let again = resolve(Said { file: Some(&text), ..Said::default() }).unwrap();
+    assert_eq!(again.config, resolution.config);
+}
+
+/// `key = value` lines of the manual, commented out or not, as TOML.
+fn manual_lines() -> Vec<(bool, String)> {
+    let text = std::fs::read_to_string("config/example.toml").expect("the manual is there");
+    let is_key =
+        |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let parse = |line: &str| {
+        let bare = line.strip_prefix("# ").unwrap_or(line);
+        let (key, _) = bare.split_once(" = ")?;
+        is_key(key).then(|| (line == bare, bare.to_owned()))
+    };
+    text.lines().filter_map(parse).collect()
+}
+
+#[test]
+fn the_manual_shows_every_option_once_in_order_with_its_true_default() {
+    let lines = manual_lines();
+    let text: String = lines.iter().map(|(_, line)| format!("{line}\n")).collect();
+    let file = File::parse(Path::new("config/example.toml"), &text);
+    let shown: BTreeMap<&str, &str> = file.values().collect();
+    let keys = lines.iter().map(|(_, line)| line.split(" = ").next().unwrap());
+    assert_eq!(keys.collect::<Vec<_>>(), SETTINGS.iter().map(|s| s.key).collect::<Vec<_>>());
+    for setting in SETTINGS {
+        if setting.key == "upstream_service" {
+            assert!(setting.default.is_empty(), "then the manual should show it");
+        } else {
+            assert_eq!(shown.get(setting.key), Some(&setting.default), "{}", setting.key);
+        }
+    }
+}
+
+#[test]
+fn the_manual_names_each_option_s_variable_above_it() {
+    let text = std::fs::read_to_string("config/example.toml").unwrap();
+    for setting in SETTINGS {
+        let (above, _) = text.split_once(&format!("{} = ", setting.key)).unwrap();
+        let variable = above.lines().rev().find_map(|l| l.strip_prefix("# Environment: "));
+        assert_eq!(variable, Some(setting.environment), "{}", setting.key);
+    }
+}
+
+#[test]
+fn the_manual_is_a_configuration_that_works() {
+    let said = std::fs::read_to_string("config/example.toml").unwrap();
+    let from_manual = resolve(Said { file: Some(&said), ..Said::default() }).unwrap().config;
+    assert_eq!(
+        Config { upstream: Vec::new(), ..from_manual },
+        Config { upstream: Vec::new(), ..config(&[]) }
+    );
+    assert!(manual_lines().iter().filter(|(active, _)| *active).count() == 1);
+}
