@@ -8,3 +8,4 @@ pub mod model;
 pub mod session;
 pub mod stats;
 pub mod sys;
+pub mod telemetry;

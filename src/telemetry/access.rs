@@ -1,0 +1,210 @@
+//! The access log: records from workers, through a bounded queue, to one thread that writes.
+
+use std::{
+    io,
+    net::SocketAddr,
+    thread::JoinHandle,
+    time::{Duration, SystemTime},
+};
+
+use crossbeam_channel::{Receiver, Sender};
+use tracing::{Dispatch, field::display, info, warn};
+
+use super::time;
+use crate::{config::AccessLog, model::InstanceId};
+
+/// Target of access-log events, for directives such as `access=off`.
+pub const ACCESS_TARGET: &str = "access";
+
+/// Records that may wait for the writer: a tenth of a second at 40,000 requests per second, in
+/// less than a megabyte.
+pub(super) const RECORDS_MAX: usize = 4096;
+
+/// Octets of a path that are logged; the rest is cut off.
+pub(super) const PATH_BYTES_MAX: usize = 256;
+
+/// How long the end of the process waits for a writer that is stuck in a full pipe.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How an exchange found its backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routed {
+    /// The balancer chose.
+    Balanced,
+    /// The request named its instance.
+    Affinity,
+    /// The balancer answered itself, from one of its own endpoints.
+    Own,
+    /// It ended before it got that far.
+    None,
+}
+
+impl Routed {
+    /// Label in the log.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Balanced => "balanced",
+            Self::Affinity => "affinity",
+            Self::Own => "own",
+            Self::None => "none",
+        }
+    }
+}
+
+/// One finished exchange, as the access log shows it.
+#[derive(Clone, Debug)]
+pub struct AccessRecord {
+    /// When it ended.
+    pub finished: SystemTime,
+    /// Method, by its label.
+    pub method: &'static str,
+    /// Path without the query, from [`loggable_path`].
+    pub path: Box<str>,
+    /// Status sent to the client; 0 when it left before there was one.
+    pub status: u16,
+    /// Backend that answered, or that was tried last.
+    pub backend: Option<SocketAddr>,
+    /// Who answers there.
+    pub instance: Option<InstanceId>,
+    /// How it was found.
+    pub routed: Routed,
+    /// From the first octet of the request to the last of the response.
+    pub duration: Duration,
+    /// Octets of the request's body.
+    pub bytes_up: u64,
+    /// Octets of the response's body.
+    pub bytes_down: u64,
+    /// What went wrong, by its label.
+    pub failure: Option<&'static str>,
+    /// Step in which it ended.
+    pub stage: &'static str,
+    /// Who asked.
+    pub client: SocketAddr,
+    /// Worker that served it.
+    pub worker: usize,
+}
+
+/// The path of a request target such that it fits into a line of the log: without the query, which
+/// may hold secrets, no longer than 256 octets, and with everything but visible ASCII escaped.
+pub fn loggable_path(target: &[u8]) -> Box<str> {
+    let path = target.split(|b| *b == b'?').next().unwrap_or_default();
+    let mut text = String::with_capacity(path.len().min(PATH_BYTES_MAX));
+    for (length, octet) in path.iter().enumerate() {
+        if length == PATH_BYTES_MAX {
+            text.push_str("...");
+            break;
+        }
+        match octet {
+            b'!'..=b'~' => text.push(char::from(*octet)),
+            _ => text.push_str(&format!("%{octet:02X}")),
+        }
+    }
+    text.into_boxed_str()
+}
+
+/// A worker's end of the access log. Cheap to clone, never blocks.
+#[derive(Clone, Debug)]
+pub struct AccessLogger {
+    queue: Sender<Item>,
+    access: AccessLog,
+}
+
+#[derive(Debug)]
+enum Item {
+    Record(Box<AccessRecord>),
+    Finish,
+}
+
+impl AccessLogger {
+    /// Whether an exchange that ended like this gets a record. Asked first, because making a record
+    /// allocates.
+    #[inline]
+    pub fn wants(&self, failure: Option<&'static str>) -> bool {
+        match self.access {
+            AccessLog::Off => false,
+            AccessLog::Failures => failure.is_some(),
+            AccessLog::All => true,
+        }
+    }
+
+    /// Queues a record. Returns whether there was room; the caller counts the other case.
+    #[must_use]
+    pub fn log(&self, record: AccessRecord) -> bool {
+        self.queue.try_send(Item::Record(Box::new(record))).is_ok()
+    }
+}
+
+/// The thread that writes the access log.
+#[derive(Debug)]
+pub struct AccessWriter {
+    logger: AccessLogger,
+    thread: JoinHandle<()>,
+    ended: Receiver<()>,
+}
+
+impl AccessWriter {
+    /// Starts the thread. Its lines go to the subscriber of the caller.
+    ///
+    /// # Errors
+    /// When the system grants no thread.
+    pub fn start(access: AccessLog) -> io::Result<Self> {
+        let (queue, records) = crossbeam_channel::bounded(RECORDS_MAX);
+        let (end, ended) = crossbeam_channel::bounded(1);
+        let dispatch = tracing::dispatcher::get_default(Dispatch::clone);
+        let thread =
+            std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
+                tracing::dispatcher::with_default(&dispatch, || write(&records));
+                drop(end);
+            })?;
+        Ok(Self { logger: AccessLogger { queue, access }, thread, ended })
+    }
+
+    /// An end for a worker.
+    pub fn logger(&self) -> AccessLogger {
+        self.logger.clone()
+    }
+
+    /// Writes what is queued and ends the thread; records that come later are refused. Waits two
+    /// seconds at most: a log that nobody reads must not keep the process from ending.
+    pub fn finish(self) {
+        let asked = self.logger.queue.send_timeout(Item::Finish, FINISH_TIMEOUT);
+        if asked.is_err() || self.ended.recv_timeout(FINISH_TIMEOUT).is_err_and(|e| e.is_timeout())
+        {
+            warn!("the access log is not being read; its last lines are lost");
+            return;
+        }
+        if self.thread.join().is_err() {
+            warn!("the thread of the access log panicked");
+        }
+    }
+}
+
+fn write(records: &Receiver<Item>) {
+    while let Ok(Item::Record(record)) = records.recv() {
+        time::at(record.finished, || emit(&record));
+    }
+}
+
+fn emit(record: &AccessRecord) {
+    let AccessRecord { method, path, status, client, worker, bytes_up, bytes_down, .. } = record;
+    let backend = record.backend.map(display);
+    let instance = record.instance.as_ref().map(display);
+    let routed = record.routed.label();
+    // Hundredths are as fine as anybody reads.
+    let duration_ms = (record.duration.as_secs_f64() * 100_000.0).round() / 100.0;
+    match record.failure {
+        None => info!(
+            target: ACCESS_TARGET,
+            method = display(method), %path, status, backend, instance, routed = display(routed),
+            duration_ms, bytes_up, bytes_down, %client, worker,
+            "request completed"
+        ),
+        Some(failure) => warn!(
+            target: ACCESS_TARGET,
+            method = display(method), %path, status, backend, instance, routed = display(routed),
+            duration_ms, bytes_up, bytes_down, %client, worker,
+            failure = display(failure), stage = display(record.stage),
+            "request failed"
+        ),
+    }
+}

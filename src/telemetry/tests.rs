@@ -1,0 +1,195 @@
+//! Records and lines, from the worker's call to the octets that are written.
+
+use std::{
+    io::{self, Write},
+    sync::mpsc::{self, RecvTimeoutError},
+    time::{Duration, SystemTime},
+};
+
+use crossbeam_channel::Receiver;
+
+use super::{
+    access::{PATH_BYTES_MAX, RECORDS_MAX},
+    subscriber::dispatch,
+    *,
+};
+use crate::{
+    config::{AccessLog, Log, LogDestination, LogFormat},
+    model::InstanceId,
+};
+
+fn log(filter: &str, format: LogFormat) -> Log {
+    let filter = filter.to_owned();
+    Log { filter, destination: LogDestination::Stdout, format, access: AccessLog::All }
+}
+
+fn record() -> AccessRecord {
+    AccessRecord {
+        finished: SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_132_800_120),
+        method: "POST",
+        path: loggable_path(b"/"),
+        status: 200,
+        backend: "127.0.0.1:9101".parse().ok(),
+        instance: InstanceId::parse(b"demo-1").ok(),
+        routed: Routed::Affinity,
+        duration: Duration::from_micros(1234),
+        bytes_up: 10,
+        bytes_down: 20,
+        failure: None,
+        stage: "conclude",
+        client: ([127, 0, 0, 1], 5000).into(),
+        worker: 1,
+    }
+}
+
+/// Lines written by a subscriber, each as it is written.
+#[derive(Clone)]
+struct Lines(mpsc::Sender<String>);
+
+impl Write for Lines {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        self.0.send(String::from_utf8_lossy(octets).into_owned()).map_err(io::Error::other)?;
+        Ok(octets.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Everything that is written while records pass through a writer thread.
+fn written(log: &Log, records: impl IntoIterator<Item = AccessRecord>) -> Vec<String> {
+    let (sender, lines) = mpsc::channel();
+    let lines_to = move || Lines(sender.clone());
+    let dispatch = dispatch(log, lines_to, false).expect("the directives are valid");
+    let writer = tracing::dispatcher::with_default(&dispatch, || AccessWriter::start(log.access));
+    let writer = writer.expect("a thread");
+    let logger = writer.logger();
+    for record in records {
+        assert!(logger.log(record));
+    }
+    writer.finish();
+    assert!(!logger.log(record()), "a record after the end must be refused");
+    lines.try_iter().collect()
+}
+
+#[test]
+fn a_completed_request_is_one_line_for_people() {
+    let want = "2026-11-20T00:00:00.120Z  INFO access: request completed method=POST path=/ \
+                status=200 backend=127.0.0.1:9101 instance=demo-1 routed=affinity \
+                duration_ms=1.23 bytes_up=10 bytes_down=20 client=127.0.0.1:5000 worker=1\n";
+    assert_eq!(written(&log("info", LogFormat::Text), [record()]), [want]);
+}
+
+#[test]
+fn a_failed_request_warns_and_says_where_and_why() {
+    let failed = AccessRecord {
+        status: 503,
+        backend: None,
+        instance: None,
+        routed: Routed::None,
+        failure: Some("no_healthy_backend"),
+        stage: "pick",
+        ..record()
+    };
+    let want = "2026-11-20T00:00:00.120Z  WARN access: request failed method=POST path=/ \
+                status=503 routed=none duration_ms=1.23 bytes_up=10 bytes_down=20 \
+                client=127.0.0.1:5000 worker=1 failure=no_healthy_backend stage=pick\n";
+    assert_eq!(written(&log("warn", LogFormat::Text), [record(), failed]), [want]);
+}
+
+#[test]
+fn json_is_one_flat_object_per_line() {
+    let lines = written(&log("info", LogFormat::Json), [record()]);
+    let object: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+    let want = serde_json::json!({
+        "timestamp": "2026-11-20T00:00:00.120Z", "level": "INFO", "target": "access",
+        "message": "request completed", "method": "POST", "path": "/", "status": 200,
+        "backend": "127.0.0.1:9101", "instance": "demo-1", "routed": "affinity",
+        "duration_ms": 1.23, "bytes_up": 10, "bytes_down": 20, "client": "127.0.0.1:5000",
+        "worker": 1,
+    });
+    assert_eq!(object, want);
+}
+
+#[test]
+fn finishing_writes_all_that_was_queued() {
+    let records = (0..1000).map(|worker| AccessRecord { worker, ..record() });
+    let lines = written(&log("info", LogFormat::Text), records);
+    let workers = lines.iter().map(|line| line.trim_end().rsplit_once("worker=").unwrap().1);
+    assert!(workers.eq((0..1000).map(|n: usize| n.to_string())));
+}
+
+#[test]
+fn a_full_queue_refuses_records_and_waits_for_nobody() {
+    // A writer that is stuck until the test lets it go.
+    struct Stuck(mpsc::Sender<()>, Receiver<()>);
+    impl Write for Stuck {
+        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+            let _ = self.0.send(());
+            let _ = self.1.recv();
+            Ok(octets.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let (stuck, is_stuck) = mpsc::channel();
+    let (let_go, gate) = crossbeam_channel::bounded::<()>(0);
+    let stuck_writer = move || Stuck(stuck.clone(), gate.clone());
+    let dispatch = dispatch(&log("info", LogFormat::Text), stuck_writer, false).unwrap();
+    let writer =
+        tracing::dispatcher::with_default(&dispatch, || AccessWriter::start(AccessLog::All));
+    let writer = writer.unwrap();
+    let logger = writer.logger();
+    assert!(logger.log(record()));
+    let waited = is_stuck.recv_timeout(Duration::from_secs(10));
+    assert_ne!(waited, Err(RecvTimeoutError::Timeout), "the writer never wrote");
+    for _ in 0..RECORDS_MAX {
+        assert!(logger.log(record()));
+    }
+    assert!(!logger.log(record()));
+    drop(let_go);
+    writer.finish();
+}
+
+#[test]
+fn what_is_wanted_is_what_was_configured() {
+    let cases = [
+        (AccessLog::Off, false, false),
+        (AccessLog::Failures, false, true),
+        (AccessLog::All, true, true),
+    ];
+    for (access, success, failure) in cases {
+        let writer = AccessWriter::start(access).unwrap();
+        let logger = writer.logger();
+        assert_eq!(logger.wants(None), success, "{access:?}");
+        assert_eq!(logger.wants(Some("connect_refused")), failure, "{access:?}");
+        writer.finish();
+    }
+}
+
+#[test]
+fn paths_cannot_break_a_line_nor_fill_the_log_nor_tell_secrets() {
+    let cases: &[(&[u8], &str)] = &[
+        (b"/a/b", "/a/b"),
+        (b"/login?token=secret", "/login"),
+        (b"*", "*"),
+        (b"", ""),
+        ("/ü\r\n x".as_bytes(), "/%C3%BC%0D%0A%20x"),
+    ];
+    for (target, want) in cases {
+        assert_eq!(&*loggable_path(target), *want);
+    }
+    let long = loggable_path(&[b'a'; 1000]);
+    assert_eq!(long.len(), PATH_BYTES_MAX + 3);
+    assert!(long.ends_with("aaa..."));
+    assert_eq!(loggable_path(&[b'a'; PATH_BYTES_MAX]).len(), PATH_BYTES_MAX);
+}
+
+#[test]
+fn a_log_file_that_cannot_be_opened_is_named() {
+    let destination = LogDestination::File("/nonexistent/lb.log".into());
+    let error = install(&Log { destination, ..log("info", LogFormat::Text) }).unwrap_err();
+    assert!(error.to_string().starts_with("cannot open the log file /nonexistent/lb.log: "));
+}
