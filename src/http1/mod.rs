@@ -13,6 +13,7 @@
 //! - A message that two readers could read differently is refused. There is no lenient mode (ADR 8).
 
 mod body;
+mod date;
 mod field;
 mod framing;
 mod head;
@@ -22,6 +23,7 @@ mod transfer;
 mod write;
 
 pub use body::{Body, BodyError, Step};
+pub use date::{CivilDate, HTTP_DATE_BYTES, HttpDate};
 pub use field::{Field, connection_tokens, is_token, list_contains};
 pub use framing::{Framing, FramingError, FramingFields, request_framing, response_framing};
 pub use head::{
