@@ -3,6 +3,7 @@ pub mod balance;
 pub mod config;
 pub mod endpoint;
 pub mod exchange;
+pub mod health;
 pub mod http1;
 pub mod link;
 pub mod model;
