@@ -7,6 +7,7 @@ pub mod health;
 pub mod http1;
 pub mod link;
 pub mod model;
+pub mod plane;
 pub mod session;
 pub mod stats;
 pub mod sys;

@@ -1,0 +1,118 @@
+//! Pure: everything the plane says about itself. One name per event, used as log field, in metrics
+//! and in tests alike; the shell decides about levels and wording.
+
+use std::net::SocketAddr;
+
+use super::dns::{Absence, Query, ResolveFailure};
+use crate::{
+    health::{InstanceIdFault, ProbeFailure},
+    model::{BackendId, InstanceId},
+};
+
+/// Something an operator may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are what their names and types say")]
+pub enum PlaneEvent {
+    /// Discovery names an address that it did not name before.
+    BackendDiscovered { id: BackendId, address: SocketAddr },
+    /// Discovery no longer names a backend that still has running exchanges.
+    BackendLeft { id: BackendId, address: SocketAddr, instance: Option<InstanceId>, in_flight: u64 },
+    /// Discovery names a leaving backend again.
+    BackendReturned { id: BackendId, address: SocketAddr },
+    /// A backend that discovery no longer names has nothing running any more.
+    BackendGone { id: BackendId, address: SocketAddr, instance: Option<InstanceId> },
+    /// Health checks brought a backend into balancing.
+    BackendHealthy { id: BackendId, address: SocketAddr, instance: Option<InstanceId> },
+    /// Health checks took a backend out of balancing.
+    BackendUnhealthy {
+        id: BackendId,
+        address: SocketAddr,
+        instance: Option<InstanceId>,
+        reason: ProbeFailure,
+        failures: u32,
+    },
+    /// A probe failed. `is_counting` while further failures in a row would take the backend out.
+    ProbeFailed { address: SocketAddr, reason: ProbeFailure, in_a_row: u32, is_counting: bool },
+    /// Who answers at this address is known from now on.
+    InstanceLearned { id: BackendId, address: SocketAddr, instance: InstanceId },
+    /// Another process answers at this address. `changes` counts how often that has happened at
+    /// this address: a number that keeps rising means several instances behind one address.
+    InstanceChanged {
+        id: BackendId,
+        address: SocketAddr,
+        old: InstanceId,
+        new: InstanceId,
+        changes: u32,
+    },
+    /// The health body names an instance that cannot be used. Said once per process.
+    InstanceIgnored { address: SocketAddr, fault: InstanceIdFault },
+    /// Two addresses claim one instance id. Said once for as long as it lasts.
+    InstanceClash { instance: InstanceId, first: SocketAddr, second: SocketAddr },
+    /// How many backends take new work has changed.
+    HealthyChanged { healthy: usize, total: usize },
+    /// A question got another answer than before.
+    Resolved { query: Query, records: usize },
+    /// A question got no answer; what is known stays. `kept` is 0 when nothing is.
+    ResolveFailedKept { query: Query, reason: ResolveFailure, in_a_row: u32, kept: usize },
+    /// The answer was that there is nothing; what is known stays until that is certain.
+    ResolveEmptyKept { query: Query, absence: Absence, in_a_row: u32, kept: usize },
+    /// The answer was that there is nothing, often enough to be believed.
+    ResolveEmptied { query: Query, absence: Absence },
+    /// A name that has never led to a backend does not exist or has no usable records.
+    NameEmpty { query: Query, absence: Absence },
+    /// SIGTERM: readiness turns, accepting goes on.
+    DrainStarted,
+    /// The grace is over: listeners close.
+    AcceptingStopped,
+    /// The process ends with `cut` client connections open.
+    DrainFinished { cut: u64 },
+}
+
+impl PlaneEvent {
+    /// The name under which logs, metrics and tests know this event.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::BackendDiscovered { .. } => "backend_discovered",
+            Self::BackendLeft { .. } => "backend_left",
+            Self::BackendReturned { .. } => "backend_returned",
+            Self::BackendGone { .. } => "backend_gone",
+            Self::BackendHealthy { .. } => "backend_healthy",
+            Self::BackendUnhealthy { .. } => "backend_unhealthy",
+            Self::ProbeFailed { .. } => "probe_failed",
+            Self::InstanceLearned { .. } => "instance_learned",
+            Self::InstanceChanged { .. } => "instance_changed",
+            Self::InstanceIgnored { .. } => "instance_ignored",
+            Self::InstanceClash { .. } => "instance_clash",
+            Self::HealthyChanged { .. } => "healthy_changed",
+            Self::Resolved { .. } => "resolved",
+            Self::ResolveFailedKept { .. } => "resolve_failed_kept",
+            Self::ResolveEmptyKept { .. } => "resolve_empty_kept",
+            Self::ResolveEmptied { .. } => "resolve_emptied",
+            Self::NameEmpty { .. } => "name_empty",
+            Self::DrainStarted => "drain_started",
+            Self::AcceptingStopped => "accepting_stopped",
+            Self::DrainFinished { .. } => "drain_finished",
+        }
+    }
+}
+
+/// What the plane has counted since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PlaneCounters {
+    /// DNS questions that ended, whatever the answer was.
+    pub discovery_operations: u64,
+    /// Of these, the ones without an answer: timeouts, server failures, broken answers.
+    pub resolve_failures: u64,
+    /// Of these, the ones whose answer was that there is nothing.
+    pub resolve_absences: u64,
+    /// Probes that found a healthy backend.
+    pub probes_passed: u64,
+    /// Probes that did not, by [`ProbeFailure::index`].
+    pub probes_failed: [u64; ProbeFailure::LABELS.len()],
+    /// Times that two backends began to claim one instance id.
+    pub instance_clashes: u64,
+    /// Times that another process answered at a known address.
+    pub instance_changes: u64,
+    /// Snapshots published.
+    pub publishes: u64,
+}

@@ -1,0 +1,350 @@
+//! Pure: the control plane as one machine.
+//!
+//! Owns every decision about discovery, health, instances and the life of the process. Facts come
+//! in as [`Input`] together with the time, actions leave as [`Output`]; the shell (`control`) asks
+//! DNS, probes, publishes and logs, and decides nothing. DNS libraries, sockets and clocks are
+//! unknown here, and equal inputs at equal times with an equal seed give equal outputs.
+//!
+//! Invariants
+//! - Versions only grow; a published snapshot never changes; nothing is published if nothing
+//!   changed.
+//! - A failure to resolve never empties the set of backends.
+//! - A verdict on health never bypasses its threshold.
+//! - The phase of the process only moves forward.
+
+mod discovery;
+mod dns;
+mod event;
+mod journal;
+mod life;
+mod question;
+mod roster;
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub use dns::{Absence, Query, QueryKind, QuestionId, Resolution, ResolveFailure, Service};
+pub use event::{PlaneCounters, PlaneEvent};
+pub use life::{DrainTimes, ExitReason};
+
+use crate::{
+    health::{Policy, ProbeVerdict},
+    model::{BackendId, HealthCounts, Report, Rng, Snapshot, Target, Version},
+};
+use discovery::Discovery;
+use journal::Journal;
+use life::{Life, Step};
+use roster::Roster;
+
+/// How often backends that are leaving are looked at.
+const LEAVING_PERIOD: Duration = Duration::from_secs(1);
+
+/// Below this many backends a change is published within the call that brings it.
+const PROMPT_BACKENDS_MAX: usize = 256;
+
+/// Above it, pictures keep this distance per backend: making one costs time in proportion to their
+/// number, so thousands of backends that come up one by one must share pictures. At 10,000
+/// backends it is 20 ms.
+const PICTURE_SPACING_PER_BACKEND: Duration = Duration::from_micros(2);
+
+/// When a request names an instance that nobody knows, all backends are asked who they are. That
+/// happens at most once a second, and less often where it would mean more than a hundred probes a
+/// second: made-up ids must not become a flood of probes.
+const SWEEP_SPACING_MIN: Duration = Duration::from_secs(1);
+const SWEEP_SPACING_PER_BACKEND: Duration = Duration::from_millis(10);
+
+/// What the plane must know of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where the backends are.
+    pub targets: Vec<Target>,
+    /// Bounds of the pause between two questions to DNS.
+    pub refresh: Refresh,
+    /// Health checks; `None` takes every discovered backend as healthy and probes nobody.
+    pub health: Option<Policy>,
+    /// How long the phases of the end last.
+    pub drain: DrainTimes,
+    /// Number of workers: each gets its cell in the counts of every backend.
+    pub workers: usize,
+}
+
+/// Bounds of the pause between two refreshes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refresh {
+    /// Shortest pause.
+    pub min: Duration,
+    /// Longest pause. Not below `min`.
+    pub max: Duration,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A question that [`Output::Resolve`] asked has ended.
+    Resolved {
+        /// Which one.
+        question: QuestionId,
+        /// How.
+        resolution: Resolution,
+    },
+    /// A probe that [`Output::Probe`] started has ended.
+    Probed {
+        /// Of which backend.
+        backend: BackendId,
+        /// What it found.
+        verdict: ProbeVerdict,
+    },
+    /// A worker reports.
+    Reported(Report),
+    /// SIGTERM or its like.
+    Shutdown,
+    /// How many client connections are open, fed repeatedly while the process is draining.
+    ConnectionsOpen {
+        /// Sum over all workers.
+        open: u64,
+        /// Version of the oldest snapshot that any worker still runs, read *before* `open`.
+        applied: Version,
+    },
+}
+
+/// Something to do.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Ask DNS. Answered by [`Input::Resolved`], always.
+    Resolve {
+        /// Names the question in the answer.
+        question: QuestionId,
+        /// What to ask.
+        query: Query,
+    },
+    /// Probe a backend. Answered by [`Input::Probed`], always.
+    Probe {
+        /// Names the backend in the answer.
+        backend: BackendId,
+        /// Where it is.
+        address: SocketAddr,
+    },
+    /// Give this to every worker.
+    Publish(Arc<Snapshot>),
+    /// Say this.
+    Event(PlaneEvent),
+    /// End the process. Nothing follows.
+    Exit(ExitReason),
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Plane {
+    discovery: Discovery,
+    roster: Roster,
+    life: Life,
+    journal: Journal,
+    rng: Rng,
+    version: Version,
+    /// Discovery may name other addresses than the roster has.
+    is_unreconciled: bool,
+    /// The roster or the phase differs from the last picture.
+    is_unpublished: bool,
+    next_picture: Instant,
+    next_leaving_check: Option<Instant>,
+    next_sweep: Instant,
+    counts: HealthCounts,
+}
+
+impl Plane {
+    /// Starts. What must be done first waits in [`Plane::poll_output`].
+    pub fn new(settings: &Settings, seed: u64, now: Instant) -> Self {
+        let mut plane = Self {
+            discovery: Discovery::new(&settings.targets, settings.refresh, now),
+            roster: Roster::new(settings.workers, settings.health),
+            life: Life::new(settings.drain),
+            journal: Journal::default(),
+            rng: Rng::new(seed),
+            version: Version::NONE,
+            is_unreconciled: true,
+            is_unpublished: false,
+            next_picture: now,
+            next_leaving_check: None,
+            next_sweep: now,
+            counts: HealthCounts::default(),
+        };
+        plane.advance(now);
+        plane
+    }
+
+    /// Takes in what happened. `now` must not be before the `now` of an earlier call.
+    pub fn handle(&mut self, input: Input, now: Instant) {
+        if self.life.has_exited() {
+            return;
+        }
+        match input {
+            Input::Resolved { question, resolution } => {
+                let (rng, journal) = (&mut self.rng, &mut self.journal);
+                self.is_unreconciled |=
+                    self.discovery.answer(question, resolution, now, rng, journal);
+            }
+            Input::Probed { backend, verdict } => {
+                self.roster.probed(backend, verdict, now, &mut self.rng, &mut self.journal);
+            }
+            Input::Reported(report) => self.reported(&report, now),
+            Input::Shutdown => {
+                let step = self.life.shutdown(now, &mut self.journal);
+                self.follow(step);
+            }
+            Input::ConnectionsOpen { open, applied } => {
+                let step = self.life.connections_open(open, applied, &mut self.journal);
+                self.follow(step);
+            }
+        }
+        self.advance(now);
+    }
+
+    /// Does what is due. Call at [`Plane::poll_timeout`]; calling more often does no harm.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if !self.life.has_exited() {
+            self.advance(now);
+        }
+    }
+
+    /// The next thing to do, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.journal.outputs.pop_front()
+    }
+
+    /// When [`Plane::handle_timeout`] has something to do. May be in the past: then at once.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.life.has_exited() {
+            return None;
+        }
+        let picture = (self.is_unreconciled || self.is_unpublished).then_some(self.next_picture);
+        [
+            self.discovery.timeout(),
+            self.roster.timeout(),
+            self.life.timeout(),
+            self.next_leaving_check,
+            picture,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Everything counted since the start.
+    pub fn counters(&self) -> &PlaneCounters {
+        &self.journal.counters
+    }
+
+    /// True from the moment that listeners close: the shell feeds [`Input::ConnectionsOpen`].
+    pub fn is_draining(&self) -> bool {
+        self.life.is_draining()
+    }
+
+    fn reported(&mut self, report: &Report, now: Instant) {
+        match report {
+            Report::ConnectFailed(id) => {
+                self.discovery.demand(now);
+                if let Some(host) = self.roster.connect_failed(*id, now) {
+                    self.discovery.demand_host(&host, now);
+                }
+            }
+            Report::InstanceSeen(id, instance) => {
+                self.roster.instance_seen(*id, instance, now, &mut self.journal);
+            }
+            Report::InstanceUnknown => {
+                self.discovery.demand(now);
+                if now >= self.next_sweep {
+                    let backends = u32::try_from(self.roster.len()).unwrap_or(u32::MAX);
+                    let spacing = SWEEP_SPACING_PER_BACKEND.saturating_mul(backends);
+                    self.next_sweep = now + spacing.max(SWEEP_SPACING_MIN);
+                    self.roster.demand_all(now);
+                }
+            }
+        }
+    }
+
+    fn follow(&mut self, step: Option<Step>) {
+        match step {
+            Some(Step::NextPhase) => self.is_unpublished = true,
+            Some(Step::Exit(reason)) => self.journal.outputs.push_back(Output::Exit(reason)),
+            None => {}
+        }
+    }
+
+    /// Everything that follows from the inputs so far and from the time.
+    fn advance(&mut self, now: Instant) {
+        while let Some(step) = self.life.advance(now, self.version.next(), &mut self.journal) {
+            self.follow(Some(step));
+        }
+        if !self.life.has_exited() {
+            self.paint(now);
+            while let Some((question, query)) = self.discovery.next_due(now) {
+                self.journal.outputs.push_back(Output::Resolve { question, query });
+            }
+            while let Some((backend, address)) = self.roster.next_probe(now) {
+                self.journal.outputs.push_back(Output::Probe { backend, address });
+            }
+        }
+        #[cfg(debug_assertions)]
+        self.check_invariants();
+    }
+
+    /// Brings the picture up to date and publishes it, if it changed.
+    fn paint(&mut self, now: Instant) {
+        if self.is_unreconciled && now >= self.next_picture {
+            self.is_unreconciled = false;
+            let addresses = self.discovery.addresses(now);
+            self.roster.reconcile(addresses, now, &mut self.journal);
+        }
+        if self.next_leaving_check.is_some_and(|at| at <= now) {
+            self.next_leaving_check = None;
+            self.roster.release_left(&mut self.journal);
+        }
+        if self.roster.is_anybody_leaving() {
+            self.next_leaving_check.get_or_insert(now + LEAVING_PERIOD);
+        }
+        self.is_unpublished |= self.roster.take_changed();
+        if self.is_unpublished && now >= self.next_picture {
+            self.is_unpublished = false;
+            self.publish();
+        }
+        if now >= self.next_picture {
+            let backends = u32::try_from(self.roster.len()).unwrap_or(u32::MAX);
+            self.next_picture = match self.roster.len() {
+                ..=PROMPT_BACKENDS_MAX => now,
+                _ => now + PICTURE_SPACING_PER_BACKEND.saturating_mul(backends),
+            };
+        }
+    }
+
+    fn publish(&mut self) {
+        self.version = self.version.next();
+        let snapshot = Snapshot {
+            version: self.version,
+            phase: self.life.phase(),
+            backends: self.roster.backends(),
+        };
+        let counts = snapshot.health_counts();
+        if counts.healthy != self.counts.healthy {
+            let HealthCounts { total, healthy } = counts;
+            self.journal.event(PlaneEvent::HealthyChanged { healthy, total });
+        }
+        self.counts = counts;
+        self.journal.counters.publishes += 1;
+        self.journal.outputs.push_back(Output::Publish(Arc::new(snapshot)));
+    }
+
+    /// Too slow for thousands of backends, and then nothing it would find is new.
+    #[cfg(debug_assertions)]
+    fn check_invariants(&self) {
+        if self.roster.len() <= PROMPT_BACKENDS_MAX {
+            self.roster.check_invariants();
+            self.discovery.check_invariants();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,518 @@
+//! Pure: the backends there are, who answers at each, and whether it is healthy.
+//!
+//! Owns identity: an address has one backend at a time, and another instance id at the same
+//! address is another backend with a new [`BackendId`] and fresh counts.
+//!
+//! Invariants
+//! - One backend per address; ids rise and are never used again.
+//! - A backend that discovery drops is removed only when nothing runs on it.
+//! - Every backend that is probed either has a probe running or a time for the next one, and at
+//!   most [`PROBES_RUNNING_MAX`] are running.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{PlaneEvent, discovery::Share, journal::Journal};
+use crate::{
+    health::{
+        HealthMachine, Outcome, Policy, ProbeFailure, ProbeSuccess, ProbeVerdict, Transition,
+    },
+    model::{Backend, BackendId, Health, InstanceId, Presence, Rng},
+    stats::BackendStats,
+};
+
+/// Probes that may be running at once. Each holds a descriptor and up to 80 KiB; and when a whole
+/// subnet hangs, this many per timeout are still asked, oldest first.
+const PROBES_RUNNING_MAX: usize = 128;
+
+/// How often responses may change who answers at one address. An address in front of several
+/// instances would otherwise become a new backend with every response.
+const SEEN_CHANGE_SPACING: Duration = Duration::from_secs(1);
+
+/// All backends.
+#[derive(Debug)]
+pub(super) struct Roster {
+    entries: BTreeMap<BackendId, Entry>,
+    by_address: BTreeMap<SocketAddr, BackendId>,
+    claims: BTreeMap<InstanceId, BTreeSet<BackendId>>,
+    clashing: BTreeSet<InstanceId>,
+    leaving: BTreeSet<BackendId>,
+    schedule: BTreeSet<(Instant, BackendId)>,
+    running: BTreeSet<BackendId>,
+    next_id: u64,
+    workers: usize,
+    /// `None`: nobody is probed, everybody is healthy.
+    policy: Option<Policy>,
+    /// Something that a snapshot shows has changed since [`Roster::take_changed`].
+    is_changed: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    backend: Backend,
+    host: Option<Arc<str>>,
+    machine: Option<HealthMachine>,
+    /// How often another process has taken this address.
+    changes: u32,
+    last_seen_change: Option<Instant>,
+    is_fault_told: bool,
+}
+
+/// Where an instance id was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    HealthBody,
+    Response,
+}
+
+impl Roster {
+    pub(super) fn new(workers: usize, policy: Option<Policy>) -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            by_address: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            clashing: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            schedule: BTreeSet::new(),
+            running: BTreeSet::new(),
+            next_id: 1,
+            workers,
+            policy,
+            is_changed: false,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The backends as a snapshot shows them, in order of identity.
+    pub(super) fn backends(&self) -> Vec<Backend> {
+        self.entries.values().map(|entry| entry.backend.clone()).collect()
+    }
+
+    /// Whether a snapshot would differ from the one made at the last call.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.is_changed)
+    }
+
+    /// Discovery names exactly these addresses.
+    pub(super) fn reconcile(
+        &mut self,
+        addresses: BTreeMap<SocketAddr, Share>,
+        now: Instant,
+        journal: &mut Journal,
+    ) {
+        let unnamed: Vec<BackendId> = self
+            .by_address
+            .iter()
+            .filter(|(address, _)| !addresses.contains_key(address))
+            .map(|(_, id)| *id)
+            .collect();
+        for id in unnamed {
+            self.leave(id, journal);
+        }
+        for (address, share) in addresses {
+            match self.by_address.get(&address) {
+                None => self.discover(address, share, now, journal),
+                Some(id) => self.keep(*id, share, journal),
+            }
+        }
+    }
+
+    fn discover(&mut self, address: SocketAddr, share: Share, now: Instant, journal: &mut Journal) {
+        let machine = self.policy.map(|_| HealthMachine::new(now));
+        let id = self.insert(Entry {
+            backend: Backend {
+                id: BackendId(0),
+                address,
+                instance: None,
+                health: machine.as_ref().map_or(Health::Healthy, HealthMachine::health),
+                presence: Presence::Present,
+                weight: share.weight,
+                priority: share.priority,
+                stats: Arc::new(BackendStats::new(self.workers)),
+            },
+            host: share.host,
+            machine,
+            changes: 0,
+            last_seen_change: None,
+            is_fault_told: false,
+        });
+        journal.event(PlaneEvent::BackendDiscovered { id, address });
+    }
+
+    fn keep(&mut self, id: BackendId, share: Share, journal: &mut Journal) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let backend = &mut entry.backend;
+        entry.host = share.host;
+        if (backend.weight, backend.priority) != (share.weight, share.priority) {
+            (backend.weight, backend.priority) = (share.weight, share.priority);
+            self.is_changed = true;
+        }
+        if backend.presence == Presence::Leaving {
+            backend.presence = Presence::Present;
+            self.is_changed = true;
+            self.leaving.remove(&id);
+            let address = backend.address;
+            journal.event(PlaneEvent::BackendReturned { id, address });
+            self.settle_claim(id, journal);
+        }
+    }
+
+    fn leave(&mut self, id: BackendId, journal: &mut Journal) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let backend = &mut entry.backend;
+        if backend.presence == Presence::Leaving {
+            return;
+        }
+        self.is_changed = true;
+        backend.presence = Presence::Leaving;
+        self.leaving.insert(id);
+        let in_flight = backend.stats.in_flight();
+        if in_flight == 0 {
+            self.remove_gone(id, journal);
+        } else {
+            let (address, instance) = (backend.address, backend.instance.clone());
+            journal.event(PlaneEvent::BackendLeft { id, address, instance, in_flight });
+            self.settle_claim(id, journal);
+        }
+    }
+
+    /// Somebody is leaving, so [`Roster::release_left`] has something to look at.
+    pub(super) fn is_anybody_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    /// Removes those that were leaving and have nothing running any more.
+    pub(super) fn release_left(&mut self, journal: &mut Journal) {
+        let is_idle = |id: &&BackendId| {
+            self.entries.get(id).is_none_or(|entry| entry.backend.stats.in_flight() == 0)
+        };
+        for id in self.leaving.iter().filter(is_idle).copied().collect::<Vec<_>>() {
+            self.remove_gone(id, journal);
+        }
+    }
+
+    fn remove_gone(&mut self, id: BackendId, journal: &mut Journal) {
+        if let Some(entry) = self.remove(id) {
+            let Backend { address, instance, .. } = entry.backend;
+            journal.event(PlaneEvent::BackendGone { id, address, instance });
+        }
+    }
+
+    /// When [`Roster::next_probe`] has something to start.
+    pub(super) fn timeout(&self) -> Option<Instant> {
+        let may_probe = self.running.len() < PROBES_RUNNING_MAX;
+        self.schedule.first().filter(|_| may_probe).map(|(at, _)| *at)
+    }
+
+    /// The next backend to probe now. It counts as running until [`Roster::probed`].
+    pub(super) fn next_probe(&mut self, now: Instant) -> Option<(BackendId, SocketAddr)> {
+        self.timeout().filter(|at| *at <= now)?;
+        let (_, id) = self.schedule.pop_first()?;
+        let entry = self.entries.get_mut(&id)?;
+        entry.machine.as_mut()?.begin(now);
+        self.running.insert(id);
+        Some((id, entry.backend.address))
+    }
+
+    /// A probe ended.
+    pub(super) fn probed(
+        &mut self,
+        id: BackendId,
+        verdict: ProbeVerdict,
+        now: Instant,
+        rng: &mut Rng,
+        journal: &mut Journal,
+    ) {
+        if !self.running.remove(&id) {
+            return;
+        }
+        match verdict {
+            Ok(_) => journal.counters.probes_passed += 1,
+            Err(failure) => journal.counters.probes_failed[failure.index()] += 1,
+        }
+        // Who answered comes first: the verdict belongs to the process that gave it.
+        let mut id = id;
+        if let Ok(ProbeSuccess { instance, ignored }) = &verdict {
+            if let Some(instance) = instance {
+                id = self.learn(id, instance, Source::HealthBody, now, journal);
+            }
+            if let Some(fault) = ignored
+                && let Some(entry) = self.entries.get_mut(&id)
+                && !std::mem::replace(&mut entry.is_fault_told, true)
+            {
+                let address = entry.backend.address;
+                journal.event(PlaneEvent::InstanceIgnored { address, fault: *fault });
+            }
+        }
+        self.judge(id, verdict.err(), now, rng, journal);
+    }
+
+    fn judge(
+        &mut self,
+        id: BackendId,
+        failure: Option<ProbeFailure>,
+        now: Instant,
+        rng: &mut Rng,
+        journal: &mut Journal,
+    ) {
+        let Some(policy) = self.policy else { return };
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let Some(machine) = &mut entry.machine else { return };
+        if let Some(at) = machine.due() {
+            self.schedule.remove(&(at, id));
+        }
+        let transition = match failure {
+            None => machine.observe(Outcome::Passed, now, &policy, rng),
+            Some(ProbeFailure::Local) => {
+                machine.postpone(now, &policy, rng);
+                None
+            }
+            Some(_) => machine.observe(Outcome::Failed, now, &policy, rng),
+        };
+        if let Some(at) = machine.due() {
+            self.schedule.insert((at, id));
+        }
+        let backend = &mut entry.backend;
+        if backend.health != machine.health() {
+            backend.health = machine.health();
+            self.is_changed = true;
+        }
+        let (address, instance) = (backend.address, backend.instance.clone());
+        let failures = machine.failures_in_a_row();
+        if let Some(reason) = failure
+            && transition.is_none()
+        {
+            let is_counting = backend.health != Health::Unhealthy;
+            journal.event(PlaneEvent::ProbeFailed {
+                address,
+                reason,
+                in_a_row: failures,
+                is_counting,
+            });
+        }
+        match (transition, failure) {
+            (Some(Transition::BecameHealthy), _) => {
+                journal.event(PlaneEvent::BackendHealthy { id, address, instance });
+            }
+            (Some(Transition::BecameUnhealthy), Some(reason)) => {
+                journal.event(PlaneEvent::BackendUnhealthy {
+                    id,
+                    address,
+                    instance,
+                    reason,
+                    failures,
+                });
+            }
+            (Some(Transition::BecameUnhealthy) | None, _) => {}
+        }
+    }
+
+    /// A worker could not connect: asks the backend at once. Gives back the host to resolve anew.
+    pub(super) fn connect_failed(&mut self, id: BackendId, now: Instant) -> Option<Arc<str>> {
+        self.demand(id, now);
+        self.entries.get(&id)?.host.clone()
+    }
+
+    /// A response named the instance that sent it.
+    pub(super) fn instance_seen(
+        &mut self,
+        id: BackendId,
+        instance: &InstanceId,
+        now: Instant,
+        journal: &mut Journal,
+    ) {
+        self.learn(id, instance, Source::Response, now, journal);
+    }
+
+    /// Asks every backend at once who it is.
+    pub(super) fn demand_all(&mut self, now: Instant) {
+        for id in self.entries.keys().copied().collect::<Vec<_>>() {
+            self.demand(id, now);
+        }
+    }
+
+    fn demand(&mut self, id: BackendId, now: Instant) {
+        let Some(machine) = self.entries.get_mut(&id).and_then(|entry| entry.machine.as_mut())
+        else {
+            return;
+        };
+        if let Some(at) = machine.due() {
+            self.schedule.remove(&(at, id));
+        }
+        machine.demand(now);
+        if let Some(at) = machine.due() {
+            self.schedule.insert((at, id));
+        }
+    }
+
+    /// `instance` answered at the address of `id`. Gives back the backend that this is about: the
+    /// same, or its successor.
+    fn learn(
+        &mut self,
+        id: BackendId,
+        instance: &InstanceId,
+        source: Source,
+        now: Instant,
+        journal: &mut Journal,
+    ) -> BackendId {
+        let Some(entry) = self.entries.get_mut(&id) else { return id };
+        let address = entry.backend.address;
+        match &entry.backend.instance {
+            Some(known) if known == instance => id,
+            Some(known) => {
+                let is_too_soon = |at: Instant| now < at + SEEN_CHANGE_SPACING;
+                if source == Source::Response && entry.last_seen_change.is_some_and(is_too_soon) {
+                    return id;
+                }
+                let old = known.clone();
+                self.succeed(id, old, instance.clone(), source, now, journal)
+            }
+            None => {
+                entry.backend.instance = Some(instance.clone());
+                self.is_changed = true;
+                self.claims.entry(instance.clone()).or_default().insert(id);
+                let instance = instance.clone();
+                journal.event(PlaneEvent::InstanceLearned { id, address, instance });
+                self.settle_claim(id, journal);
+                id
+            }
+        }
+    }
+
+    /// Another process has taken the address: a new backend replaces the old one at once. It
+    /// inherits the verdict, because a response or a probe has just come from it.
+    fn succeed(
+        &mut self,
+        id: BackendId,
+        old: InstanceId,
+        new: InstanceId,
+        source: Source,
+        now: Instant,
+        journal: &mut Journal,
+    ) -> BackendId {
+        let Some(mut entry) = self.remove(id) else { return id };
+        journal.counters.instance_changes += 1;
+        entry.changes = entry.changes.saturating_add(1);
+        entry.is_fault_told = false;
+        if source == Source::Response {
+            entry.last_seen_change = Some(now);
+        }
+        entry.backend.instance = Some(new.clone());
+        entry.backend.stats = Arc::new(BackendStats::new(self.workers));
+        if let Some(machine) = &mut entry.machine {
+            machine.restart(now);
+        }
+        let (address, changes) = (entry.backend.address, entry.changes);
+        let id = self.insert(entry);
+        journal.event(PlaneEvent::InstanceChanged { id, address, old, new, changes });
+        self.settle_claim(id, journal);
+        id
+    }
+
+    /// Looks whether the instance of `id` is claimed by two backends that discovery names.
+    fn settle_claim(&mut self, id: BackendId, journal: &mut Journal) {
+        if let Some(instance) = self.entries.get(&id).and_then(|e| e.backend.instance.clone()) {
+            self.settle_instance(&instance, journal);
+        }
+    }
+
+    fn settle_instance(&mut self, instance: &InstanceId, journal: &mut Journal) {
+        let claimants = self.claims.get(instance).into_iter().flatten();
+        let mut addresses = claimants
+            .filter_map(|id| self.entries.get(id))
+            .filter(|entry| entry.backend.presence == Presence::Present)
+            .map(|entry| entry.backend.address);
+        match (addresses.next(), addresses.next()) {
+            (Some(first), Some(second)) => {
+                if self.clashing.insert(instance.clone()) {
+                    journal.counters.instance_clashes += 1;
+                    let instance = instance.clone();
+                    journal.event(PlaneEvent::InstanceClash { instance, first, second });
+                }
+            }
+            _ => {
+                self.clashing.remove(instance);
+            }
+        }
+    }
+
+    fn insert(&mut self, mut entry: Entry) -> BackendId {
+        let id = BackendId(self.next_id);
+        self.next_id += 1;
+        entry.backend.id = id;
+        self.by_address.insert(entry.backend.address, id);
+        if let Some(instance) = &entry.backend.instance {
+            self.claims.entry(instance.clone()).or_default().insert(id);
+        }
+        if entry.backend.presence == Presence::Leaving {
+            self.leaving.insert(id);
+        }
+        if let Some(at) = entry.machine.as_ref().and_then(HealthMachine::due) {
+            self.schedule.insert((at, id));
+        }
+        self.entries.insert(id, entry);
+        self.is_changed = true;
+        id
+    }
+
+    /// A probe of it that is running stays in `running` until it ends, because it still holds its
+    /// descriptor; its verdict then finds nobody.
+    fn remove(&mut self, id: BackendId) -> Option<Entry> {
+        let entry = self.entries.remove(&id)?;
+        self.by_address.remove(&entry.backend.address);
+        self.leaving.remove(&id);
+        if let Some(instance) = &entry.backend.instance
+            && let Some(claimants) = self.claims.get_mut(instance)
+        {
+            claimants.remove(&id);
+            let is_clash_over = claimants.len() < 2;
+            if claimants.is_empty() {
+                self.claims.remove(instance);
+            }
+            if is_clash_over {
+                self.clashing.remove(instance);
+            }
+        }
+        if let Some(at) = entry.machine.as_ref().and_then(HealthMachine::due) {
+            self.schedule.remove(&(at, id));
+        }
+        self.is_changed = true;
+        Some(entry)
+    }
+
+    #[cfg(debug_assertions)]
+    pub(super) fn check_invariants(&self) {
+        assert_eq!(self.by_address.len(), self.entries.len(), "one backend per address");
+        assert!(self.running.len() <= PROBES_RUNNING_MAX);
+        assert!(self.schedule.len() <= self.entries.len());
+        assert!(self.claims.values().all(|claimants| !claimants.is_empty()));
+        assert!(self.clashing.iter().all(|instance| self.claims[instance].len() >= 2));
+        for (id, entry) in &self.entries {
+            let backend = &entry.backend;
+            assert_eq!(backend.id, *id);
+            assert!(id.0 < self.next_id);
+            assert_eq!(self.by_address.get(&backend.address), Some(id));
+            assert_eq!(backend.presence == Presence::Leaving, self.leaving.contains(id));
+            if let Some(instance) = &backend.instance {
+                assert!(self.claims[instance].contains(id));
+            }
+            match &entry.machine {
+                None => assert_eq!(backend.health, Health::Healthy),
+                Some(machine) => {
+                    assert_eq!(machine.health(), backend.health);
+                    match machine.due() {
+                        Some(at) => assert!(self.schedule.contains(&(at, *id))),
+                        None => assert!(self.running.contains(id)),
+                    }
+                }
+            }
+        }
+    }
+}
