@@ -192,7 +192,7 @@ impl HealthMachine {
 
     fn schedule(&mut self, spread: bool, now: Instant, policy: &Policy, rng: &mut Rng) {
         let (low, high) = if spread && self.health == Health::Healthy {
-            (policy.interval / JITTER_FRACTION, policy.interval)
+            (Duration::ZERO, policy.interval)
         } else {
             let pause = match self.health {
                 Health::Healthy => policy.interval,

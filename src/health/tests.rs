@@ -99,7 +99,7 @@ fn pace_is_the_interval_while_in_and_a_quarter_of_it_while_out() {
     let secs = Duration::from_secs_f64;
     let short = Policy { interval: Duration::from_millis(500), ..policy(3, 1) };
     let cases = [
-        ("first success is spread over the interval", "+", policy(3, 1), 1.0, 10.0),
+        ("first success is spread over the interval", "+", policy(3, 1), 0.0, 10.0),
         ("in", "++", policy(3, 1), 9.0, 11.0),
         ("in, failing", "++-", policy(3, 1), 9.0, 11.0),
         ("out", "+---", policy(3, 1), 2.25, 2.75),

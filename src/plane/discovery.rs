@@ -19,7 +19,7 @@ use std::{
 
 use super::{
     PlaneEvent, Refresh,
-    dns::{Absence, Query, QueryKind, QuestionId, Resolution, Service},
+    dns::{Query, QueryKind, QuestionId, Resolution, Service},
     journal::Journal,
     question::{Clock, Question, Records, State, canonical},
 };
@@ -116,20 +116,14 @@ impl Discovery {
             return false;
         }
         journal.counters.discovery_operations += 1;
-        let absence = match resolution {
-            Resolution::Addresses { .. } | Resolution::Services { .. } => None,
-            Resolution::Absent(absence) => {
-                journal.counters.resolve_absences += 1;
-                Some(absence)
-            }
-            Resolution::Failed(_) => {
-                journal.counters.resolve_failures += 1;
-                None
-            }
-        };
         // An SRV answer may have made the question superfluous while it was running.
         let Some(question) = self.questions.get_mut(&id) else { return false };
         let replaced = question.take_in(resolution, &self.refresh, now, rng, journal);
+        match question.state {
+            State::Absent { .. } => journal.counters.resolve_absences += 1,
+            State::Failed { .. } => journal.counters.resolve_failures += 1,
+            State::Answered | State::Unanswered => {}
+        }
         let query = question.query.clone();
         if let Clock::Due(at) = question.clock {
             self.schedule.insert((at, id));
@@ -138,9 +132,7 @@ impl Discovery {
         if let Some(Records::Services(old)) = replaced {
             self.replace_services(&query.name, old, now);
         }
-        if let Some(absence) = absence {
-            self.tell_nothing(&query, absence, journal);
-        }
+        self.tell_nothing(&query, journal);
         let is_retiring = |source: &Source| matches!(source, Source::Services { retiring, .. } if !retiring.is_empty());
         is_changed || self.sources.iter().any(is_retiring)
     }
@@ -255,19 +247,20 @@ impl Discovery {
 
     /// A name without any record is worth a word once, not each family of it, and not when the
     /// other family has records: most names have only one.
-    fn tell_nothing(&self, query: &Query, absence: Absence, journal: &mut Journal) {
-        let siblings = match query.kind {
-            QueryKind::A | QueryKind::Aaaa => host_queries(&query.name).to_vec(),
-            QueryKind::Srv => vec![query.clone()],
+    fn tell_nothing(&self, query: &Query, journal: &mut Journal) {
+        let state = self.question(query).map(|question| question.state);
+        let Some(State::Absent { absence, in_a_row: 1 }) = state else { return };
+        let kinds = match query.kind {
+            QueryKind::A | QueryKind::Aaaa => [QueryKind::A, QueryKind::Aaaa].as_slice(),
+            QueryKind::Srv => &[QueryKind::Srv],
         };
-        let has_nothing = |question: &Question| {
-            matches!(question.state, State::Absent { .. }) && question.records.is_empty()
+        let has_nothing = |kind: &QueryKind| {
+            let sibling = Query { name: Arc::clone(&query.name), kind: *kind };
+            self.question(&sibling).is_none_or(|question| {
+                matches!(question.state, State::Absent { .. }) && question.records.is_empty()
+            })
         };
-        let is_news = self
-            .question(query)
-            .is_some_and(|question| question.state == State::Absent { in_a_row: 1 })
-            && siblings.iter().filter_map(|sibling| self.question(sibling)).all(has_nothing);
-        if is_news {
+        if kinds.iter().all(has_nothing) {
             journal.event(PlaneEvent::NameEmpty { query: query.clone(), absence });
         }
     }

@@ -49,7 +49,7 @@ pub(super) enum Records {
 pub(super) enum State {
     Unanswered,
     Answered,
-    Absent { in_a_row: u32 },
+    Absent { absence: Absence, in_a_row: u32 },
     Failed { in_a_row: u32 },
 }
 
@@ -158,10 +158,10 @@ impl Question {
 
     fn absent(&mut self, absence: Absence, journal: &mut Journal) -> Option<Records> {
         let in_a_row = match self.state {
-            State::Absent { in_a_row } => in_a_row.saturating_add(1),
+            State::Absent { in_a_row, .. } => in_a_row.saturating_add(1),
             State::Unanswered | State::Answered | State::Failed { .. } => 1,
         };
-        self.state = State::Absent { in_a_row };
+        self.state = State::Absent { absence, in_a_row };
         if self.records.is_empty() {
             return None;
         }
@@ -191,7 +191,7 @@ impl Question {
         let attempts = match self.state {
             State::Unanswered | State::Answered => 0,
             State::Absent { .. } if !self.records.is_empty() => 0,
-            State::Absent { in_a_row } | State::Failed { in_a_row } => in_a_row,
+            State::Absent { in_a_row, .. } | State::Failed { in_a_row } => in_a_row,
         };
         let nominal = match attempts {
             0 => self.ttl,
