@@ -1,6 +1,7 @@
 //! wip
 pub mod balance;
 pub mod config;
+pub mod control;
 pub mod endpoint;
 pub mod exchange;
 pub mod health;

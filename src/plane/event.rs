@@ -3,7 +3,10 @@
 
 use std::net::SocketAddr;
 
-use super::dns::{Absence, Query, ResolveFailure};
+use super::{
+    ExitReason,
+    dns::{Absence, Query, ResolveFailure},
+};
 use crate::{
     health::{InstanceIdFault, ProbeFailure},
     model::{BackendId, InstanceId},
@@ -64,8 +67,8 @@ pub enum PlaneEvent {
     DrainStarted,
     /// The grace is over: listeners close.
     AcceptingStopped,
-    /// The process ends with `cut` client connections open.
-    DrainFinished { cut: u64 },
+    /// The process ends.
+    DrainFinished { reason: ExitReason },
 }
 
 impl PlaneEvent {

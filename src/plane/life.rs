@@ -32,8 +32,11 @@ pub enum ExitReason {
         /// At the last reading.
         cut: u64,
     },
-    /// Told to stop a second time.
-    Forced,
+    /// Told to stop a second time; this many client connections were open when last counted.
+    Forced {
+        /// Zero as well while nobody counts, which is before listeners close.
+        cut: u64,
+    },
 }
 
 /// What a change in the life of the process means for the plane.
@@ -95,7 +98,7 @@ impl Life {
                 Some(Step::NextPhase)
             }
             Stage::Unready { .. } | Stage::Draining { .. } => {
-                Some(self.exit(ExitReason::Forced, journal))
+                Some(self.exit(ExitReason::Forced { cut: self.open }, journal))
             }
             Stage::Exited => None,
         }
@@ -139,11 +142,7 @@ impl Life {
 
     fn exit(&mut self, reason: ExitReason, journal: &mut Journal) -> Step {
         self.stage = Stage::Exited;
-        let cut = match reason {
-            ExitReason::Drained => 0,
-            ExitReason::DrainTimeout { .. } | ExitReason::Forced => self.open,
-        };
-        journal.event(PlaneEvent::DrainFinished { cut });
+        journal.event(PlaneEvent::DrainFinished { reason });
         Step::Exit(reason)
     }
 }

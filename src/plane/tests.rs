@@ -694,7 +694,7 @@ fn a_second_shutdown_ends_at_once() {
         world.handle(Input::Shutdown);
         world.pass(wait);
         world.handle(Input::Shutdown);
-        assert_eq!(world.exit, Some(ExitReason::Forced));
+        assert_eq!(world.exit, Some(ExitReason::Forced { cut: 0 }));
         world.handle(Input::Shutdown);
         world.pass(100 * SECOND);
     }
