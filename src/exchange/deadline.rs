@@ -40,6 +40,8 @@ pub enum Timer {
     Connect,
     /// The next octet of a request body.
     RequestBody,
+    /// The backend taking what we sent.
+    BackendWrite,
     /// The next octet of a response body of known length.
     ResponseBody,
     /// The rest of a small body, so that it leaves together with its head.
@@ -50,11 +52,12 @@ pub enum Timer {
     Linger,
 }
 
-const TIMERS: [Timer; 8] = [
+const TIMERS: [Timer; 9] = [
     Timer::KeepAlive,
     Timer::RequestHead,
     Timer::Connect,
     Timer::RequestBody,
+    Timer::BackendWrite,
     Timer::ResponseBody,
     Timer::Coalesce,
     Timer::ClientWrite,

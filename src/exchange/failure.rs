@@ -168,6 +168,8 @@ failures! {
     RequestBodyTimeout: Downstream, Relay, Some(408), "request_body_timeout", "the request body stopped arriving";
     /// The client left inside its own request body.
     RequestTruncated: Downstream, Relay, None, "request_truncated", "the client closed inside a request body";
+    /// The backend stopped taking the request.
+    BackendStalled: Upstream, Forward, Some(504), "backend_stalled", "the backend stopped reading the request";
     /// The response body broke its framing.
     ResponseBody: Upstream, Relay, None, "response_body", "the backend's response body breaks its chunked framing";
     /// The response body of known length stopped arriving.

@@ -40,8 +40,10 @@ pub enum Fate {
 pub enum CloseReason {
     /// One side announced it, or its protocol version implies it.
     Announced,
-    /// A message on it did not reach its end.
+    /// A response on it did not reach its end.
     Incomplete,
+    /// The response came before the request had been read to its end.
+    RequestUnread,
     /// Octets arrived that belong to no message.
     Stray,
     /// The client will send no more.
@@ -62,7 +64,8 @@ impl RequestPlan {
 pub fn conclude(request: &RequestPlan, response: &ResponsePlan, end: &ExchangeEnd) -> Conclusion {
     let complete = end.request_complete && end.response_complete;
     let downstream = match () {
-        () if !complete => Fate::Close(CloseReason::Incomplete),
+        () if !end.response_complete => Fate::Close(CloseReason::Incomplete),
+        () if !end.request_complete => Fate::Close(CloseReason::RequestUnread),
         () if request.persistence == Persistence::Close || response.ends_with_connection => {
             Fate::Close(CloseReason::Announced)
         }

@@ -41,6 +41,12 @@ impl Gauge {
         self.0.store(value.saturating_sub(1), Relaxed);
     }
 
+    /// One more, until the guard is dropped.
+    pub fn hold(&self) -> Held<'_> {
+        self.increment();
+        Held(self)
+    }
+
     /// Replaces the number.
     #[inline]
     pub fn set(&self, value: u64) {
@@ -51,5 +57,33 @@ impl Gauge {
     #[inline]
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+}
+
+/// Holds a gauge one higher. Dropping it on every way out, a panic included, is what brings gauges
+/// back to zero.
+#[derive(Debug)]
+pub struct Held<'a>(&'a Gauge);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.decrement();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_gauge_returns_even_through_a_panic() {
+        let gauge = Gauge::default();
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _held = gauge.hold();
+            assert_eq!(gauge.get(), 1);
+            panic!("on purpose");
+        }));
+        assert!(caught.is_err());
+        assert_eq!(gauge.get(), 0);
     }
 }

@@ -14,7 +14,7 @@ mod series;
 mod worker;
 
 pub use backend::{BackendCell, BackendStats};
-pub use cell::{Counter, Gauge};
+pub use cell::{Counter, Gauge, Held};
 pub use histogram::{DURATION_BUCKETS_MS, Histogram, HistogramReading};
 pub use series::{METHODS, Series, SeriesReading, StatusKey};
 pub use worker::{FAILURES_MAX, WorkerStats};

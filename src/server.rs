@@ -1,0 +1,211 @@
+//! The wiring: from a [`Config`] to threads that serve, and back to an exit reason.
+//!
+//! Order of starting: everything that can fail for a reason the operator can mend (addresses,
+//! descriptors, rings) is done before anything serves. Order of stopping: the control thread is
+//! told, publishes the phases of the drain, waits for the workers' connections, and ends; its end
+//! closes the workers' doorbells.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    thread::JoinHandle,
+};
+
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tracing::{error, info, warn};
+
+use crate::{
+    config::{Config, IoDriver},
+    control::{self, ControlError, ControlParts, ExitReason, Signals},
+    link::{self, Links},
+    stats::WorkerStats,
+    sys::{cpu, socket},
+    telemetry::AccessLogger,
+    worker::{self, ActiveDriver, Fallback, WorkerParts},
+};
+
+/// Why the process could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address could not be bound.
+    #[error("cannot listen on {address} ({option}): {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The option that names it.
+        option: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// A worker was granted no I/O driver.
+    #[error("cannot start worker {worker} with io_driver {asked:?}: {source}")]
+    Driver {
+        /// Number of the worker.
+        worker: usize,
+        /// What was asked for.
+        asked: IoDriver,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// A worker ended before it served.
+    #[error("worker {worker} ended while starting")]
+    WorkerEnded {
+        /// Number of the worker.
+        worker: usize,
+    },
+    /// Anything else the kernel refused.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was refused.
+        what: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+/// A running balancer.
+pub struct Bound {
+    /// Address that clients connect to.
+    pub data: SocketAddr,
+    /// Address of the metrics.
+    pub metrics: SocketAddr,
+    /// What each worker runs on.
+    pub drivers: Vec<ActiveDriver>,
+    shutdown: UnboundedSender<()>,
+    control: JoinHandle<Result<ExitReason, ControlError>>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Bound {
+    /// Asks it to drain and end; asked again, it ends at once.
+    pub fn shut_down(&self) {
+        // It has ended already if nobody listens.
+        let _ = self.shutdown.send(());
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When the control thread could not start.
+    pub fn wait(self) -> Result<ExitReason, ControlError> {
+        let reason = match self.control.join() {
+            Ok(reason) => reason,
+            // The panic has been printed. Half a process is worse than none.
+            Err(_) => std::process::abort(),
+        };
+        for worker in self.workers {
+            // Connections that outlived the drain are cut with their worker.
+            let _ = worker.join();
+        }
+        reason
+    }
+}
+
+/// Binds, starts every thread, and returns once all workers can serve.
+///
+/// # Errors
+/// Whatever keeps it from serving.
+pub fn start(config: Config, logger: &AccessLogger, signals: Signals) -> Result<Bound, StartError> {
+    let config = Arc::new(config);
+    let descriptors = socket::raise_descriptor_limit()
+        .map_err(|source| StartError::System { what: "read the descriptor limit", source })?;
+    let cores = cpu::allowed();
+    let count = config.workers.map_or(cores.len().max(1), |workers| workers.get());
+    let bind = |address, option| move |source| StartError::Bind { address, option, source };
+    let listeners = socket::listeners(config.bind_address, count)
+        .map_err(bind(config.bind_address, "bind_address"))?;
+    let admin_listener = socket::listeners(config.metrics_address, 1)
+        .map_err(bind(config.metrics_address, "metrics_address"))?
+        .remove(0);
+    let local =
+        |listener: &std::net::TcpListener, otherwise| listener.local_addr().unwrap_or(otherwise);
+    let data = local(&listeners[0], config.bind_address);
+    let metrics = local(&admin_listener, config.metrics_address);
+    let Links { publisher, report_bell, workers: ends } = link::connect(count)
+        .map_err(|source| StartError::System { what: "link the threads", source })?;
+    let stats: Arc<[WorkerStats]> = (0..count).map(|_| WorkerStats::default()).collect();
+    let seeds = RandomState::new();
+    let mut starting = Vec::with_capacity(count);
+    for (index, (listener, (subscriber, bell))) in listeners.into_iter().zip(ends).enumerate() {
+        starting.push(spawn_worker(WorkerParts {
+            index,
+            config: Arc::clone(&config),
+            listener,
+            core: cores.get(index % cores.len().max(1)).copied(),
+            subscriber,
+            bell,
+            stats: Arc::clone(&stats),
+            logger: logger.clone(),
+            seed: seeds.hash_one(index),
+        })?);
+    }
+    let (mut workers, mut drivers) = (Vec::with_capacity(count), Vec::with_capacity(count));
+    for (index, (thread, started)) in starting.into_iter().enumerate() {
+        let (driver, fallbacks) =
+            started.recv().map_err(|_| StartError::WorkerEnded { worker: index })?.map_err(
+                |source| StartError::Driver { worker: index, asked: config.io_driver, source },
+            )?;
+        for Fallback { tried, error } in fallbacks {
+            let errno = error.raw_os_error();
+            warn!(worker = index, %tried, %error, errno, using = %driver, "fell back to another I/O driver");
+        }
+        drivers.push(driver);
+        workers.push(thread);
+    }
+    let (shutdown, shutdowns) = unbounded_channel();
+    let parts = ControlParts {
+        config: Arc::clone(&config),
+        publisher,
+        report_bell,
+        workers: stats,
+        drivers: drivers.iter().map(ActiveDriver::to_string).collect(),
+        admin_listener,
+        shutdown: shutdowns,
+        signals,
+    };
+    let control = std::thread::Builder::new()
+        .name("control".to_owned())
+        .spawn(move || control::run(parts))
+        .map_err(|source| StartError::System { what: "start the control thread", source })?;
+    let driver = drivers.first().map(ActiveDriver::to_string);
+    info!(workers = count, driver, descriptors, "Load balancer listening on {data}");
+    info!("Prometheus metrics available on http://{metrics}/metrics");
+    Ok(Bound { data, metrics, drivers, shutdown, control, workers })
+}
+
+type Started = io::Result<(ActiveDriver, Vec<Fallback>)>;
+type Starting = (JoinHandle<()>, crossbeam_channel::Receiver<Started>);
+
+fn spawn_worker(parts: WorkerParts) -> Result<Starting, StartError> {
+    let (report, started) = crossbeam_channel::bounded(1);
+    let index = parts.index;
+    let thread = std::thread::Builder::new()
+        .name(format!("worker-{index}"))
+        .spawn(move || {
+            // A worker that ends before its time leaves its share of the connections unserved,
+            // while the kernel goes on handing it new ones. A restart is better.
+            let guard = AbortOnPanic;
+            let to_starter = report.clone();
+            let ran = worker::run(parts, move |driver, fallbacks| {
+                // The starter waits for this.
+                let _ = to_starter.send(Ok((driver, fallbacks)));
+            });
+            if let Err(error) = ran {
+                let _ = report.send(Err(error));
+            }
+            std::mem::forget(guard);
+        })
+        .map_err(|source| StartError::System { what: "start a worker thread", source })?;
+    Ok((thread, started))
+}
+
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        error!("a worker thread panicked: ending the process");
+        std::process::abort();
+    }
+}

@@ -1,0 +1,159 @@
+//! Deadlines without timers: one sleeping task per worker walks over all deadlines of all
+//! connections, twenty times a second.
+//!
+//! The places lie side by side, so a walk over 10,000 of them takes some ten microseconds; a
+//! deadline is set with one store. monoio's own `Sleep` would cost 640 octets in every connection's
+//! future and would not fire while its worker is busy.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use crate::exchange::{DeadlineTable, Tick, Timer};
+
+/// All deadlines of one worker, and its coarse clock.
+#[derive(Debug)]
+pub(super) struct Alarms {
+    started: Instant,
+    now: Cell<Tick>,
+    places: RefCell<Vec<Place>>,
+    free: RefCell<Vec<u32>>,
+}
+
+#[derive(Debug)]
+struct Place {
+    at: Tick,
+    waker: Option<Waker>,
+}
+
+/// The deadlines of one connection.
+#[derive(Debug)]
+pub(super) struct Alarm {
+    alarms: Rc<Alarms>,
+    place: u32,
+    table: RefCell<DeadlineTable>,
+}
+
+impl Alarms {
+    /// A clock that starts at `started`.
+    pub(super) fn new(started: Instant) -> Rc<Self> {
+        Rc::new(Self {
+            started,
+            now: Cell::new(Tick(0)),
+            places: RefCell::default(),
+            free: RefCell::default(),
+        })
+    }
+
+    /// Coarse time, as of the last walk.
+    pub(super) fn now(&self) -> Tick {
+        self.now.get()
+    }
+
+    /// A place for one connection.
+    pub(super) fn register(self: &Rc<Self>) -> Alarm {
+        let place = match self.free.borrow_mut().pop() {
+            Some(place) => place,
+            None => {
+                let mut places = self.places.borrow_mut();
+                places.push(Place { at: Tick::NEVER, waker: None });
+                u32::try_from(places.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
+        Alarm { alarms: Rc::clone(self), place, table: RefCell::default() }
+    }
+
+    /// Wakes every connection that waits, whatever for.
+    pub(super) fn wake_all(&self) {
+        for waker in self.places.borrow_mut().iter_mut().filter_map(|place| place.waker.take()) {
+            waker.wake();
+        }
+    }
+
+    /// Sets the clock and wakes every connection whose next deadline has come.
+    pub(super) fn walk(&self, now: Instant) {
+        self.now.set(Tick::at(now.duration_since(self.started)));
+        for place in self.places.borrow_mut().iter_mut() {
+            if place.at <= self.now.get()
+                && let Some(waker) = place.waker.take()
+            {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl Alarm {
+    /// Sets a deadline, in place of an earlier one of the same timer.
+    pub(super) fn set(&self, timer: Timer, wait: Duration) {
+        let at = self.alarms.now().after(wait);
+        self.change(|table| table.set(timer, at));
+    }
+
+    /// Takes a deadline back.
+    pub(super) fn clear(&self, timer: Timer) {
+        self.change(|table| table.clear(timer));
+    }
+
+    /// Takes all deadlines back.
+    pub(super) fn clear_all(&self) {
+        self.change(DeadlineTable::clear_all);
+    }
+
+    /// Ready with a timer whose deadline has passed; it is cleared.
+    pub(super) fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<Timer> {
+        let expired = self.table.borrow_mut().take_expired(self.alarms.now());
+        if let Some(timer) = expired {
+            self.change(|_| ());
+            return Poll::Ready(timer);
+        }
+        let mut places = self.alarms.places.borrow_mut();
+        let waker = &mut places[self.place as usize].waker;
+        match waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => *waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    fn change(&self, change: impl FnOnce(&mut DeadlineTable)) {
+        let mut table = self.table.borrow_mut();
+        change(&mut table);
+        self.alarms.places.borrow_mut()[self.place as usize].at = table.next();
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        let mut places = self.alarms.places.borrow_mut();
+        places[self.place as usize] = Place { at: Tick::NEVER, waker: None };
+        self.alarms.free.borrow_mut().push(self.place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_is_due_is_woken_and_places_are_reused() {
+        let started = Instant::now();
+        let alarms = Alarms::new(started);
+        let (early, late) = (alarms.register(), alarms.register());
+        early.set(Timer::KeepAlive, Duration::from_millis(100));
+        late.set(Timer::KeepAlive, Duration::from_secs(100));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert_eq!(early.poll_expired(&mut cx), Poll::Pending);
+        assert_eq!(late.poll_expired(&mut cx), Poll::Pending);
+        alarms.walk(started + Duration::from_millis(200));
+        assert_eq!(early.poll_expired(&mut cx), Poll::Ready(Timer::KeepAlive));
+        assert_eq!(early.poll_expired(&mut cx), Poll::Pending);
+        assert_eq!(late.poll_expired(&mut cx), Poll::Pending);
+        let place = early.place;
+        drop(early);
+        assert_eq!(alarms.register().place, place);
+    }
+}

@@ -1,0 +1,250 @@
+//! The client's side of a connection: its octets, its deadlines, and whether it is still there.
+
+use std::{
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    ops::Range,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use super::{Worker, alarm::Alarm, buffer::Size};
+use crate::{
+    exchange::{Failure, RequestPlan, Timer},
+    http1::{HeadScan, LeadingLine},
+    model::Phase,
+    sys::{Duplex, Peek, Readiness},
+};
+
+/// Octets that a client which was told to close may still send before it is cut off.
+const LINGER_BYTES_MAX: usize = 256 * 1024;
+
+/// One client connection between and during exchanges.
+pub(super) struct Client<'a> {
+    pub(super) worker: &'a Rc<Worker>,
+    pub(super) connection: &'a Duplex,
+    /// One poll, armed all the time: between exchanges it waits for the next request, during one
+    /// it notices that the client leaves.
+    arrivals: Pin<&'a mut dyn Readiness>,
+    pub(super) alarm: &'a Alarm,
+    /// Received octets that no exchange has consumed.
+    pub(super) inbox: Vec<u8>,
+    pub(super) address: SocketAddr,
+    /// The address without port, as forwarded to backends.
+    pub(super) address_text: String,
+    /// The path of the current request, cut to what is logged. Kept here so that it is allocated
+    /// once per connection.
+    pub(super) path: Vec<u8>,
+    /// The client has closed its sending side.
+    pub(super) half_closed: bool,
+    /// Nothing more is to be learnt by watching: octets lie unread, or the end has been seen.
+    watch_is_over: bool,
+    requests: u64,
+}
+
+/// What a client does while an exchange is running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Departure {
+    /// It closed its sending side, and perhaps more: the two look the same from here.
+    Closed,
+    /// Its connection is broken.
+    Broken,
+}
+
+/// Why there is no head to serve.
+pub(super) enum NoHead {
+    /// The connection ends here, between two requests.
+    Ended,
+    /// What arrived is refused.
+    Refused(Failure),
+}
+
+/// A complete head at the front of the inbox.
+pub(super) struct Arrived {
+    pub(super) head: Range<usize>,
+    /// When its first octet arrived.
+    pub(super) at: Instant,
+}
+
+impl<'a> Client<'a> {
+    pub(super) fn new(
+        worker: &'a Rc<Worker>,
+        connection: &'a Duplex,
+        arrivals: Pin<&'a mut dyn Readiness>,
+        alarm: &'a Alarm,
+        address: SocketAddr,
+    ) -> Self {
+        Self {
+            worker,
+            connection,
+            arrivals,
+            alarm,
+            inbox: Vec::new(),
+            address,
+            // An IPv4 client of a `[::]` listener is an IPv4 client.
+            address_text: address.ip().to_canonical().to_string(),
+            path: Vec::new(),
+            half_closed: false,
+            watch_is_over: false,
+            requests: 0,
+        }
+    }
+
+    /// Whether the response to this request must announce the end of the connection.
+    pub(super) fn must_close(&self, request: &RequestPlan) -> bool {
+        request.closes_after(self.half_closed, self.worker.phase() != Phase::Serving)
+    }
+
+    /// Step 2: waits for the next head, under the deadlines for idling and for reading.
+    pub(super) async fn next_head(&mut self) -> Result<Arrived, NoHead> {
+        let timeouts = &self.worker.config.timeouts;
+        let head_bytes_max = self.worker.config.limits.request_head_bytes_max;
+        // A connection that has never asked for anything has no claim to the longer wait.
+        match self.requests {
+            0 => self.alarm.set(Timer::RequestHead, timeouts.request_head),
+            _ => self.alarm.set(Timer::KeepAlive, timeouts.keep_alive),
+        }
+        self.watch_is_over = false;
+        let mut scan = HeadScan::new(LeadingLine::Skip);
+        let mut first_octet_at = None;
+        loop {
+            if !self.inbox.is_empty() {
+                let at = *first_octet_at.get_or_insert_with(|| {
+                    self.alarm.clear(Timer::KeepAlive);
+                    self.alarm.set(Timer::RequestHead, timeouts.request_head);
+                    Instant::now()
+                });
+                let found = scan.advance(&self.inbox).map_err(|e| NoHead::Refused(e.into()))?;
+                let end = found.as_ref().map_or(self.inbox.len(), |head| head.end);
+                if end > head_bytes_max {
+                    return Err(NoHead::Refused(Failure::HeadTooLarge));
+                }
+                if let Some(head) = found {
+                    self.requests += 1;
+                    self.alarm.clear_all();
+                    return Ok(Arrived { head, at });
+                }
+            }
+            match self.receive().await {
+                Received::Octets => {}
+                Received::End if self.inbox.is_empty() => return Err(NoHead::Ended),
+                Received::End => return Err(NoHead::Refused(Failure::HeadTruncated)),
+                Received::Expired(_) if self.inbox.is_empty() => return Err(NoHead::Ended),
+                Received::Expired(_) => return Err(NoHead::Refused(Failure::HeadTimeout)),
+                Received::Draining => return Err(NoHead::Ended),
+            }
+        }
+    }
+
+    /// Appends to the inbox what the client sends next.
+    async fn receive(&mut self) -> Received {
+        loop {
+            // An idle connection holds no buffer.
+            if self.inbox.is_empty() {
+                self.worker.buffers.give(std::mem::take(&mut self.inbox));
+            }
+            if let Some(instead) = self.wait_for_octets().await {
+                return instead;
+            }
+            if self.inbox.capacity() == 0 {
+                self.inbox = self.worker.buffers.take(Size::Small);
+            } else if self.inbox.capacity() == self.inbox.len() {
+                self.inbox.reserve(self.inbox.len());
+            }
+            match self.connection.try_recv(&mut self.inbox) {
+                Ok(0) => {
+                    self.half_closed = true;
+                    return Received::End;
+                }
+                Ok(_) => return Received::Octets,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return Received::End,
+            }
+        }
+    }
+
+    async fn wait_for_octets(&mut self) -> Option<Received> {
+        let Self { arrivals, alarm, inbox, worker, .. } = self;
+        poll_fn(|cx| {
+            if arrivals.as_mut().poll_ready(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            if inbox.is_empty() && worker.phase() == Phase::Draining {
+                return Poll::Ready(Some(Received::Draining));
+            }
+            alarm.poll_expired(cx).map(|timer| Some(Received::Expired(timer)))
+        })
+        .await
+    }
+
+    /// Notices that the client leaves while its exchange is running. Never ready for one that sends
+    /// its next request early: that one waits its turn, unread.
+    pub(super) fn poll_departure(&mut self, cx: &mut Context<'_>) -> Poll<Departure> {
+        while !self.watch_is_over && self.arrivals.as_mut().poll_ready(cx).is_ready() {
+            match self.connection.peek() {
+                Peek::Nothing => {}
+                Peek::Octets => self.watch_is_over = true,
+                Peek::EndOfInput => {
+                    self.watch_is_over = true;
+                    self.half_closed = true;
+                    return Poll::Ready(Departure::Closed);
+                }
+                Peek::Broken => return Poll::Ready(Departure::Broken),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Sends one of our own answers. A client that does not take it is not waited for longer than
+    /// the body timeout.
+    pub(super) async fn send_answer(&mut self, octets: Vec<u8>) -> Result<(), Failure> {
+        self.alarm.set(Timer::ClientWrite, self.worker.config.timeouts.body);
+        let mut sending = std::pin::pin!(self.connection.send_all(octets));
+        let sent = poll_fn(|cx| match sending.as_mut().poll(cx) {
+            Poll::Ready((Ok(()), octets)) => {
+                self.worker.buffers.give(octets);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready((Err(_), _)) => Poll::Ready(Err(Failure::ClientGone)),
+            Poll::Pending => self.alarm.poll_expired(cx).map(|_| Err(Failure::ClientStalled)),
+        })
+        .await;
+        self.alarm.clear(Timer::ClientWrite);
+        sent
+    }
+
+    /// Ends the connection so that the client can read what was sent to it: closing with unread
+    /// octets would reset the connection and take the response with it (RFC 9112 §9.6).
+    pub(super) async fn close(mut self) {
+        self.connection.finish_sending();
+        if self.half_closed {
+            return;
+        }
+        let wait = std::time::Duration::from_secs(1);
+        self.alarm.set(Timer::Linger, wait);
+        let mut discarded = self.inbox.len();
+        while discarded < LINGER_BYTES_MAX {
+            self.inbox.clear();
+            match self.receive().await {
+                Received::Octets => discarded += self.inbox.len(),
+                Received::End | Received::Expired(_) | Received::Draining => return,
+            }
+        }
+    }
+}
+
+enum Received {
+    Octets,
+    End,
+    Expired(#[expect(dead_code, reason = "tells a reader which deadline it was")] Timer),
+    Draining,
+}
+
+impl Drop for Client<'_> {
+    fn drop(&mut self) {
+        self.worker.buffers.give(std::mem::take(&mut self.inbox));
+    }
+}

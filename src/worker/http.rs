@@ -1,0 +1,456 @@
+//! The hot path: one client connection, exchange by exchange, in the eight steps of
+//! `docs/LIFECYCLE.md`. Steps 7 and 8's pumps are in [`super::relay`].
+
+use std::{
+    pin::pin,
+    rc::Rc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use monoio::net::TcpStream;
+
+use super::{
+    Worker,
+    buffer::Size,
+    client::{Arrived, Client, NoHead},
+    relay::{self, Delivery},
+    table::{Slot, Tried},
+    upstream::{self, Checkout, Freshness, InFlight},
+};
+use crate::{
+    exchange::{
+        Answer, Attempt, ClientFacts, CloseReason, ErrorContext, ErrorFormat, Failure, Fate,
+        Origin, Persistence, RequestPlan, Retry, Sent, admit, health_answer, may_retry,
+        write_request,
+    },
+    http1::{Body, HttpDate, Method, field_storage, parse_request},
+    link::Report,
+    model::{InstanceId, Phase},
+    session::Affinity,
+    stats::StatusKey,
+    sys::Duplex,
+    telemetry::{AccessRecord, Routed, loggable_path},
+};
+
+/// Octets of a path that are kept for the log.
+const LOGGED_PATH_BYTES_MAX: usize = 256;
+
+/// How long a request waits for an instance that nobody knows yet. A process that has just been
+/// met by another worker is in this worker's table a moment later.
+const UNKNOWN_INSTANCE_WAIT: Duration = Duration::from_millis(250);
+
+/// Serves one client connection to its end.
+pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: std::net::SocketAddr) {
+    // A client that reset its connection before we looked at it is gone.
+    let Ok(connection) = Duplex::new(stream) else { return };
+    let arrivals = pin!(connection.readiness());
+    let alarm = worker.alarms.register();
+    let mut client = Client::new(&worker, &connection, arrivals, &alarm, address);
+    let end = loop {
+        match exchange(&worker, &mut client).await {
+            Fate::Keep => {}
+            Fate::Close(reason) => break reason,
+        }
+    };
+    match end {
+        // The client is gone, or must notice that its response was cut: nothing to wait for.
+        CloseReason::Incomplete => {}
+        CloseReason::Announced
+        | CloseReason::RequestUnread
+        | CloseReason::Stray
+        | CloseReason::HalfClosed
+        | CloseReason::Draining => client.close().await,
+    }
+}
+
+/// What an exchange was about and how it went, for counters and the log.
+pub(super) struct Account {
+    started: Instant,
+    method: Method,
+    error_format: ErrorFormat,
+    /// Counts the exchange against its backend, until the account is closed.
+    in_flight: Option<InFlight>,
+    routed: Routed,
+    /// The client wants its connection to end.
+    closes: bool,
+    /// Status that the client got; 0 for none.
+    pub(super) status: u16,
+    pub(super) bytes_up: u64,
+    pub(super) bytes_down: u64,
+}
+
+/// A request that is ready to go to a backend. Nothing in it borrows from what was received.
+pub(super) struct Request {
+    pub(super) plan: RequestPlan,
+    /// The instance that it must reach.
+    pub(super) instance: Option<InstanceId>,
+    /// The head as the backend gets it, and what had arrived of the body.
+    pub(super) octets: Vec<u8>,
+    /// Follows the part of the body that is still to come.
+    pub(super) body: Body,
+}
+
+enum Prepared {
+    Forward(Request),
+    Health,
+    Refuse(Failure),
+}
+
+async fn exchange(worker: &Rc<Worker>, client: &mut Client<'_>) -> Fate {
+    // Step 2: head.
+    let arrived = match client.next_head().await {
+        Ok(arrived) => arrived,
+        Err(NoHead::Ended) => return Fate::Close(CloseReason::HalfClosed),
+        Err(NoHead::Refused(failure)) => {
+            client.path.clear();
+            let account = Account::new(Instant::now());
+            return refuse(worker, client, account, failure, Then::Close, None).await;
+        }
+    };
+    // Step 3: admit. Synchronous: what borrows from the head does not outlive it.
+    let mut account = Account::new(arrived.at);
+    let request = match prepare(worker, client, &arrived, &mut account) {
+        Prepared::Forward(request) => request,
+        Prepared::Health => return answer_health(worker, client, account).await,
+        Prepared::Refuse(failure) => {
+            return refuse(worker, client, account, failure, Then::Close, None).await;
+        }
+    };
+    let (instance, plan) = (request.instance.clone(), request.plan);
+    match deliver(worker, client, &mut account, request).await {
+        // Step 8: conclude.
+        Ok(fate) => {
+            account.close(worker, client, None);
+            fate
+        }
+        Err(Undelivered { failure, request_complete }) => {
+            client.alarm.clear_all();
+            if account.status != 0 {
+                account.close(worker, client, Some(failure));
+                return Fate::Close(CloseReason::Incomplete);
+            }
+            let blameless = failure.origin() != Origin::Downstream;
+            let then = match blameless && request_complete && !client.must_close(&plan) {
+                true => Then::Continue,
+                false => Then::Close,
+            };
+            refuse(worker, client, account, failure, then, instance.as_ref()).await
+        }
+    }
+}
+
+/// What follows an answer of our own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Continue,
+    Close,
+}
+
+/// A request that no backend has answered, or not completely.
+pub(super) struct Undelivered {
+    pub(super) failure: Failure,
+    /// The request was read to its end, so the next one can be read.
+    pub(super) request_complete: bool,
+}
+
+fn prepare(
+    worker: &Rc<Worker>,
+    client: &mut Client<'_>,
+    arrived: &Arrived,
+    account: &mut Account,
+) -> Prepared {
+    let mut storage = field_storage();
+    let octets = &client.inbox[arrived.head.clone()];
+    let head = match parse_request(octets, &mut storage, worker.config.limits.fields_max) {
+        Ok(head) => head,
+        Err(error) => return Prepared::Refuse(error.into()),
+    };
+    let path = head.target.path();
+    account.method = head.method;
+    client.path.clear();
+    client.path.extend_from_slice(&path[..path.len().min(LOGGED_PATH_BYTES_MAX)]);
+    let admission = match admit(&head) {
+        Ok(admission) => admission,
+        Err(failure) => return Prepared::Refuse(failure),
+    };
+    let plan = admission.plan;
+    account.error_format = plan.error_format;
+    account.closes = plan.persistence == Persistence::Close;
+    let mut body = Body::new(plan.framing);
+    let is_own = worker.config.health_endpoint.as_ref().is_some_and(|p| p.as_bytes() == path)
+        && matches!(plan.method, Method::Get | Method::Head)
+        && body.is_done();
+    let affinity = Affinity::read(admission.instance);
+    let instance = match affinity {
+        Affinity::Any => None,
+        Affinity::Nobody => return Prepared::Refuse(Failure::InstanceUnknown),
+        Affinity::Instance(id) => worker.instance_id(id),
+    };
+    let mut outgoing = worker.buffers.take(Size::Small);
+    if !is_own {
+        let facts =
+            ClientFacts { address: &client.address_text, local_authority: &worker.local_authority };
+        write_request(&mut outgoing, &head, &admission, &facts);
+    }
+    let behind_head = &client.inbox[arrived.head.end..];
+    let body_octets = match body.measure(behind_head) {
+        Ok(n) => n,
+        Err(error) => return Prepared::Refuse(error.into()),
+    };
+    outgoing.extend_from_slice(&behind_head[..body_octets]);
+    account.bytes_up = body_octets as u64;
+    account.routed = if instance.is_some() { Routed::Affinity } else { Routed::Balanced };
+    client.inbox.drain(..arrived.head.end + body_octets);
+    match is_own {
+        true => {
+            worker.buffers.give(outgoing);
+            Prepared::Health
+        }
+        false => Prepared::Forward(Request { plan, instance, octets: outgoing, body }),
+    }
+}
+
+/// Steps 4 to 7, as often as [`may_retry`] allows.
+async fn deliver(
+    worker: &Rc<Worker>,
+    client: &mut Client<'_>,
+    account: &mut Account,
+    mut request: Request,
+) -> Result<Fate, Undelivered> {
+    let request_complete = request.body.is_done();
+    let undelivered = |failure| Undelivered { failure, request_complete };
+    let mut tried = Tried::default();
+    let mut attempt = Attempt {
+        number: 1,
+        sent: Sent::Nothing,
+        reused: false,
+        response_begun: false,
+        pinned: request.instance.is_some(),
+    };
+    let mut last = None;
+    let mut again_on: Option<Slot> = None;
+    loop {
+        // Steps 4 and 5: pick and connect.
+        let (slot, checkout) = match (&request.instance, again_on.take()) {
+            (Some(instance), again) => {
+                let freshness = if again.is_some() { Freshness::Fresh } else { Freshness::Any };
+                // Boxed: its waits would cost every connection room.
+                let reach = reach_instance(worker, client, account, instance, freshness);
+                Box::pin(reach).await.map_err(undelivered)?
+            }
+            (None, again) => {
+                let picked =
+                    again.or_else(|| worker.table.borrow_mut().pick(&tried, worker.alarms.now()));
+                let Some(slot) = picked else {
+                    return Err(undelivered(last.unwrap_or(Failure::NoHealthyBackend)));
+                };
+                let freshness = if again.is_some() { Freshness::Fresh } else { Freshness::Any };
+                account.in_flight = Some(InFlight::new(worker, slot));
+                match upstream::checkout(worker, &client.alarm, slot, freshness).await {
+                    Ok(checkout) => (slot, checkout),
+                    Err(failure) => {
+                        attempt.sent = Sent::Nothing;
+                        if may_retry(failure, &request.plan, &attempt) == Retry::GiveUp {
+                            return Err(undelivered(failure));
+                        }
+                        tried.note(slot);
+                        last = Some(failure);
+                        attempt.number += 1;
+                        worker.stats().retries.add(1);
+                        continue;
+                    }
+                }
+            }
+        };
+        let Checkout { connection, reused } = checkout;
+        // Steps 6 and 7: forward and relay.
+        let delivery = relay::run(worker, client, account, &mut request, &connection).await;
+        match delivery {
+            Delivery::Done { downstream, upstream } => {
+                if upstream == Fate::Keep {
+                    upstream::give_back(worker, slot, connection);
+                }
+                return Ok(downstream);
+            }
+            Delivery::Failed { failure, sent, response_begun, request_complete } => {
+                attempt = Attempt { sent, reused, response_begun, ..attempt };
+                match may_retry(failure, &request.plan, &attempt) {
+                    Retry::GiveUp => return Err(Undelivered { failure, request_complete }),
+                    Retry::SameBackend => again_on = Some(slot),
+                    Retry::NextBackend => tried.note(slot),
+                }
+                last = Some(failure);
+                attempt.number += 1;
+                worker.stats().retries.add(1);
+            }
+        }
+    }
+}
+
+/// Steps 4 and 5 for a request that names its instance: no other backend will do, so it is worth
+/// some patience. An instance whose connects fail is tried again until `instance_retry` has passed;
+/// one that nobody knows may be in the snapshot that is on its way.
+async fn reach_instance(
+    worker: &Rc<Worker>,
+    client: &mut Client<'_>,
+    account: &mut Account,
+    instance: &InstanceId,
+    freshness: Freshness,
+) -> Result<(Slot, Checkout), Failure> {
+    worker.stats().affinity_requests.add(1);
+    let started = Instant::now();
+    let mut reported = false;
+    let mut pause = Duration::from_millis(10);
+    loop {
+        let found = worker.table.borrow().instance(instance.as_str());
+        let (failure, patience) = match found {
+            Some(slot) => {
+                account.in_flight = Some(InFlight::new(worker, slot));
+                match upstream::checkout(worker, &client.alarm, slot, freshness).await {
+                    Ok(checkout) => {
+                        worker.stats().affinity_hits.add(1);
+                        return Ok((slot, checkout));
+                    }
+                    Err(Failure::DescriptorsExhausted) => {
+                        return Err(Failure::DescriptorsExhausted);
+                    }
+                    Err(_) => (Failure::InstanceUnreachable, worker.config.timeouts.instance_retry),
+                }
+            }
+            None => {
+                if !reported {
+                    worker.report(Report::InstanceUnknown);
+                    reported = true;
+                }
+                (Failure::InstanceUnknown, UNKNOWN_INSTANCE_WAIT)
+            }
+        };
+        if started.elapsed() >= patience {
+            return Err(failure);
+        }
+        monoio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(200));
+    }
+}
+
+/// Answers with the failure, if there is anybody to answer, and accounts for it.
+async fn refuse(
+    worker: &Rc<Worker>,
+    client: &mut Client<'_>,
+    mut account: Account,
+    failure: Failure,
+    then: Then,
+    instance: Option<&InstanceId>,
+) -> Fate {
+    let Some(status) = failure.status() else {
+        account.close(worker, client, Some(failure));
+        return Fate::Close(CloseReason::Incomplete);
+    };
+    let context = ErrorContext {
+        instance: instance.map(InstanceId::as_str),
+        backends: worker.table.borrow().counts(),
+    };
+    let (body, content_type) = failure.body(account.error_format, &context);
+    let answer = Answer { status, content_type, body: &body };
+    let fate = send(worker, client, &mut account, &answer, then).await;
+    account.close(worker, client, Some(failure));
+    fate
+}
+
+async fn answer_health(worker: &Rc<Worker>, client: &mut Client<'_>, mut account: Account) -> Fate {
+    let (phase, counts) = (worker.phase(), worker.table.borrow().counts());
+    let (status, body) = health_answer(phase, counts);
+    let closes = phase != Phase::Serving || client.half_closed || account.closes;
+    let then = if closes { Then::Close } else { Then::Continue };
+    account.routed = Routed::Own;
+    let answer = Answer { status, content_type: "application/json", body: &body };
+    let fate = send(worker, client, &mut account, &answer, then).await;
+    account.close(worker, client, None);
+    fate
+}
+
+async fn send(
+    worker: &Worker,
+    client: &mut Client<'_>,
+    account: &mut Account,
+    answer: &Answer<'_>,
+    then: Then,
+) -> Fate {
+    let mut out = worker.buffers.take(Size::Small);
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let date = HttpDate(since_epoch).to_string();
+    answer.write(&mut out, account.method, &date, then == Then::Close);
+    account.status = answer.status;
+    account.bytes_down = answer.body.len() as u64;
+    match client.send_answer(out).await {
+        Ok(()) if then == Then::Continue => Fate::Keep,
+        Ok(()) => Fate::Close(CloseReason::Announced),
+        Err(_) => Fate::Close(CloseReason::Incomplete),
+    }
+}
+
+impl Account {
+    fn new(started: Instant) -> Self {
+        Self {
+            started,
+            method: Method::Other,
+            error_format: ErrorFormat::Text,
+            in_flight: None,
+            routed: Routed::None,
+            closes: false,
+            status: 0,
+            bytes_up: 0,
+            bytes_down: 0,
+        }
+    }
+
+    /// The slot of the backend that the exchange is counted against.
+    pub(super) fn slot(&self) -> Option<Slot> {
+        self.in_flight.as_ref().map(InFlight::slot)
+    }
+
+    /// Counts the exchange and, if it is wanted, logs it.
+    fn close(self, worker: &Worker, client: &Client<'_>, failure: Option<Failure>) {
+        let duration = self.started.elapsed();
+        let stats = worker.stats();
+        if let Some(failure) = failure {
+            stats.failures.at(failure.index()).add(1);
+        }
+        let key = StatusKey { method: self.method.index(), status: self.status };
+        let table = worker.table.borrow();
+        // An answer of our own counts as ours, even if a backend caused it: dashboards and
+        // autoscalers read a backend's 503 as "busy".
+        let is_own = failure.is_some_and(|f| f.status() == Some(self.status));
+        match self.slot().filter(|_| !is_own) {
+            Some(slot) => {
+                table.backend(slot).stats.cell(worker.index).series().record(key, duration);
+            }
+            None => stats.own.record(key, duration),
+        }
+        let failure_label = failure.map(Failure::label);
+        if !worker.logger.wants(failure_label) {
+            drop(table);
+            return;
+        }
+        let backend = self.slot().map(|slot| table.backend(slot));
+        let was_logged = worker.logger.log(AccessRecord {
+            finished: SystemTime::now(),
+            method: self.method.label(),
+            path: loggable_path(&client.path),
+            status: self.status,
+            backend: backend.map(|backend| backend.address),
+            instance: backend.and_then(|backend| backend.instance.clone()),
+            routed: self.routed,
+            duration,
+            bytes_up: self.bytes_up,
+            bytes_down: self.bytes_down,
+            failure: failure_label,
+            stage: failure.map_or("conclude", |f| f.stage().label()),
+            client: client.address,
+            worker: worker.index,
+        });
+        if !was_logged {
+            stats.log_records_dropped.add(1);
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The data plane: one thread, one ring, one copy of the backend table.
+//!
+//! Owns its listener, its connections, its pool of idle upstream connections and its counters.
+//! Shares nothing that is written: what it knows arrives as snapshots through [`crate::link`], what
+//! it counts is read by others but written by nobody else.
+//!
+//! Invariants
+//! - No lock, no `Arc` clone, no allocation, no log line and no formatting on the path of a
+//!   successful exchange in the steady state.
+//! - A snapshot is applied between requests, never inside the synchronous part of one.
+//! - A panic costs one connection.
+
+mod accept;
+mod alarm;
+mod buffer;
+mod client;
+mod driver;
+mod http;
+mod pool;
+mod relay;
+mod table;
+mod tunnel;
+mod upstream;
+
+use std::{
+    cell::{Cell, RefCell},
+    future::{Future, poll_fn},
+    io,
+    net::{SocketAddr, TcpListener},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+    time::Instant,
+};
+
+pub use driver::{ActiveDriver, Fallback};
+use monoio::io::AsyncReadRent;
+use tracing::{debug, error};
+
+use crate::{
+    balance::Picker,
+    config::{Algorithm, Config},
+    exchange::{Failure, Tick},
+    link::{Report, Subscriber},
+    model::{InstanceId, Phase},
+    stats::WorkerStats,
+    sys::{Duplex, cpu},
+    telemetry::AccessLogger,
+};
+use alarm::Alarms;
+use buffer::Buffers;
+use pool::Pool;
+use table::BackendTable;
+
+/// What a worker needs to start.
+pub struct WorkerParts {
+    /// Number of the worker, from 0.
+    pub index: usize,
+    /// Everything the process was told.
+    pub config: Arc<Config>,
+    /// Where it accepts.
+    pub listener: TcpListener,
+    /// CPU to stay on.
+    pub core: Option<cpu::CoreId>,
+    /// Its end of the link.
+    pub subscriber: Subscriber,
+    /// Readable when a snapshot waits.
+    pub bell: std::os::unix::net::UnixStream,
+    /// The counters of every worker; it writes its own.
+    pub stats: Arc<[WorkerStats]>,
+    /// Where it logs exchanges.
+    pub logger: AccessLogger,
+    /// Seed of its random choices.
+    pub seed: u64,
+}
+
+/// Runs a worker until its end of the link is closed. `started` is called on the way, once the
+/// kernel has granted a driver.
+///
+/// # Errors
+/// When no driver can be had.
+pub fn run(
+    parts: WorkerParts,
+    started: impl FnOnce(ActiveDriver, Vec<Fallback>),
+) -> io::Result<()> {
+    if let Some(core) = parts.core
+        && !cpu::pin_to(core)
+    {
+        debug!(worker = parts.index, "the kernel did not pin this worker to its CPU");
+    }
+    driver::run_on(parts.config.io_driver, |active, fallbacks| {
+        started(active, fallbacks);
+        live(parts, active)
+    })
+}
+
+/// One worker's state. Everything that runs on its thread holds it by `Rc`.
+struct Worker {
+    index: usize,
+    config: Arc<Config>,
+    driver: ActiveDriver,
+    all_stats: Arc<[WorkerStats]>,
+    table: RefCell<BackendTable>,
+    pool: RefCell<Pool<Duplex>>,
+    alarms: Rc<Alarms>,
+    buffers: Buffers,
+    subscriber: Subscriber,
+    logger: AccessLogger,
+    /// Host for requests that name none.
+    local_authority: String,
+    phase: Cell<Phase>,
+    /// Ends accepting.
+    accepting: RefCell<Option<monoio::io::Canceller>>,
+}
+
+impl Worker {
+    fn stats(&self) -> &WorkerStats {
+        &self.all_stats[self.index]
+    }
+
+    fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    fn report(&self, report: Report) {
+        if self.subscriber.reporter().report(report).is_err() {
+            self.stats().reports_dropped.add(1);
+        }
+    }
+
+    /// The id as the table has it, without an allocation; else a copy of its own.
+    fn instance_id(&self, id: &str) -> Option<InstanceId> {
+        let table = self.table.borrow();
+        let known = table.instance(id).and_then(|slot| table.backend(slot).instance.clone());
+        known.or_else(|| InstanceId::parse(id.as_bytes()).ok())
+    }
+
+    /// Takes over the newest snapshot, if there is one.
+    fn refresh(&self) {
+        let Some(snapshot) = self.subscriber.newest() else { return };
+        let left = self.table.borrow_mut().apply(&snapshot);
+        let mut pool = self.pool.borrow_mut();
+        for slot in left {
+            pool.clear(slot);
+        }
+        self.stats().upstream_idle.set(pool.len() as u64);
+        self.stats().snapshot_version.set(snapshot.version.0);
+        drop(pool);
+        self.enter(snapshot.phase);
+    }
+
+    fn enter(&self, phase: Phase) {
+        if phase == self.phase.replace(phase) {
+            return;
+        }
+        if phase == Phase::Draining
+            && let Some(canceller) = self.accepting.take()
+        {
+            canceller.cancel();
+        }
+        // Idle connections look at the phase when they wake.
+        self.alarms.wake_all();
+    }
+}
+
+async fn live(parts: WorkerParts, driver: ActiveDriver) {
+    let WorkerParts { index, config, listener, subscriber, bell, stats, logger, seed, .. } = parts;
+    let picker = match config.algorithm {
+        Algorithm::LeastConnections => Picker::LeastConnections,
+        Algorithm::RoundRobin => Picker::round_robin(),
+    };
+    let worker = Rc::new(Worker {
+        index,
+        driver,
+        all_stats: stats,
+        table: RefCell::new(BackendTable::new(index, picker, seed)),
+        pool: RefCell::new(Pool::new(config.limits.idle_connections_per_backend_max)),
+        alarms: Alarms::new(Instant::now()),
+        buffers: Buffers::default(),
+        subscriber,
+        logger,
+        local_authority: listener
+            .local_addr()
+            .map_or_else(|_| config.bind_address.to_string(), |address| address.to_string()),
+        config,
+        phase: Cell::new(Phase::Serving),
+        accepting: RefCell::new(None),
+    });
+    monoio::spawn(tick(Rc::clone(&worker)));
+    monoio::spawn(accept::run(Rc::clone(&worker), listener));
+    heed(&worker, bell).await;
+}
+
+/// Applies snapshots as the doorbell rings; ends when the control thread has gone.
+async fn heed(worker: &Worker, bell: std::os::unix::net::UnixStream) {
+    let bell = bell
+        .set_nonblocking(worker.driver == ActiveDriver::Epoll)
+        .and_then(|()| monoio::net::UnixStream::from_std(bell));
+    let mut bell = match bell {
+        Ok(bell) => bell,
+        Err(error) => {
+            error!(worker = worker.index, %error, "cannot hear the control thread");
+            return;
+        }
+    };
+    let mut buffer = vec![0; 64];
+    loop {
+        worker.refresh();
+        let (result, returned) = bell.read(buffer).await;
+        buffer = returned;
+        match result {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                error!(worker = worker.index, %error, "cannot hear the control thread");
+                return;
+            }
+        }
+    }
+}
+
+/// Moves the coarse clock on, wakes what is due, and lets idle upstream connections go.
+async fn tick(worker: Rc<Worker>) {
+    loop {
+        monoio::time::sleep(Tick::LENGTH).await;
+        worker.alarms.walk(Instant::now());
+        let mut pool = worker.pool.borrow_mut();
+        if pool.len() > 0 {
+            pool.expire(worker.alarms.now());
+            worker.stats().upstream_idle.set(pool.len() as u64);
+        }
+    }
+}
+
+/// Runs the task of one connection; a panic in it ends that connection and nothing else. monoio
+/// itself would let it end the thread.
+async fn isolate(worker: Rc<Worker>, connection: impl Future<Output = ()>) {
+    let _open = worker.stats().connections_open.hold();
+    let mut connection = pin!(connection);
+    let outcome = poll_fn(|cx| {
+        let poll = catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(cx)));
+        match poll {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    })
+    .await;
+    if let Err(panic) = outcome {
+        let message = panic
+            .downcast_ref::<&str>()
+            .map(|message| (*message).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned());
+        worker.stats().panics.add(1);
+        worker.stats().failures.at(Failure::Panicked.index()).add(1);
+        error!(worker = worker.index, message, "a connection ended in a panic");
+    }
+}
+
+/// An address as it is shown and compared: IPv4 clients of a `[::]` listener are IPv4 clients.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

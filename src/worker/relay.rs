@@ -1,0 +1,606 @@
+//! Steps 6 and 7: the request goes up, the response comes down, and nothing else is forgotten
+//! meanwhile: the rest of the request body, the client's departure, the deadlines.
+//!
+//! Invariant: no read that was handed to the kernel is dropped on a connection that will be used
+//! again. Every early return from here ends the upstream connection.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    rc::Rc,
+    task::Poll,
+};
+
+use monoio::buf::IoBuf;
+
+use super::{
+    Worker,
+    alarm::Alarm,
+    buffer::Size,
+    client::{Client, Departure},
+    http::{Account, Request},
+    tunnel,
+};
+use crate::{
+    exchange::{
+        ExchangeEnd, Failure, Fate, Flush, RequestPlan, ResponsePlan, Sent, Then, Timer, conclude,
+        plan_response, write_response,
+    },
+    http1::{Body, BodyError, Field, HeadScan, LeadingLine, field_storage, parse_response},
+    link::Report,
+    model::Phase,
+    session::instance_in,
+    stats::Held,
+    sys::{Duplex, Readiness},
+};
+
+/// Bodies up to this size leave together with their head, if they arrive soon enough: Stepflow's
+/// client gives up a connection on which a small body comes in a piece of its own.
+const COALESCED_BYTES_MAX: u64 = 16 * 1024;
+
+/// How long a head waits for its small body.
+const COALESCE_WAIT: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// How an attempt ended.
+pub(super) enum Delivery {
+    /// The client got a response; what becomes of the connections.
+    Done { downstream: Fate, upstream: Fate },
+    /// It did not, or not all of it.
+    Failed { failure: Failure, sent: Sent, response_begun: bool, request_complete: bool },
+}
+
+/// Sends the request over `upstream` and relays the response.
+pub(super) async fn run(
+    worker: &Rc<Worker>,
+    client: &mut Client<'_>,
+    account: &mut Account,
+    request: &mut Request,
+    upstream: &Duplex,
+) -> Delivery {
+    let mut relay = Relay {
+        worker,
+        request: request.plan,
+        request_complete: request.body.is_done(),
+        upload: None,
+        departure_ends: request.plan.accepts_event_stream,
+        response_begun: false,
+        client,
+        account,
+        upstream,
+    };
+    let ended = relay.run(request).await;
+    let Relay { request_complete, response_begun, .. } = relay;
+    match ended {
+        Ok((downstream, upstream)) => Delivery::Done { downstream, upstream },
+        Err(failure) => {
+            let sent = match request.octets.is_empty() || !request_complete {
+                true => Sent::Gone,
+                false => Sent::Replayable,
+            };
+            Delivery::Failed { failure, sent, response_begun, request_complete }
+        }
+    }
+}
+
+type Upload<'a> = Pin<Box<dyn Future<Output = Result<Uploaded, Failure>> + 'a>>;
+
+struct Uploaded {
+    bytes: u64,
+    /// What arrived behind the body: the beginning of the next request.
+    behind: Vec<u8>,
+}
+
+struct Relay<'r, 'c> {
+    worker: &'r Rc<Worker>,
+    client: &'r mut Client<'c>,
+    account: &'r mut Account,
+    upstream: &'r Duplex,
+    request: RequestPlan,
+    request_complete: bool,
+    /// The rest of the request body, on its way. Only for bodies that did not arrive with the head.
+    upload: Option<Upload<'r>>,
+    /// A client that closes its sending side is gone, because what it asked for is read live.
+    departure_ends: bool,
+    /// An octet of the response was received.
+    response_begun: bool,
+}
+
+impl<'r> Relay<'r, '_>
+where
+    Self: 'r,
+{
+    async fn run(&mut self, request: &mut Request) -> Result<(Fate, Fate), Failure> {
+        // Step 6: forward the head and whatever body came with it.
+        self.client.alarm.set(Timer::BackendWrite, self.worker.config.timeouts.body);
+        let octets = std::mem::take(&mut request.octets);
+        let mut sending = pin!(self.upstream.send_all(octets));
+        let (sent, octets) = self.finish(sending.as_mut()).await?;
+        self.client.alarm.clear(Timer::BackendWrite);
+        request.octets = octets;
+        // A backend may answer and close without reading everything, so a failed write is no
+        // verdict: what it said is still worth reading.
+        if sent.is_ok() && !self.request_complete {
+            self.begin_upload(request.body);
+        }
+        // Step 7: relay.
+        let (plan, out, rest) = self.response_head(request).await?;
+        // From here on nothing is sent again: a stream must not pin what it was asked with.
+        self.worker.buffers.give(std::mem::take(&mut request.octets));
+        match plan.then {
+            Then::Tunnel => self.tunnel(out, rest).await,
+            Then::Relay | Then::Interim | Then::Skip => self.body(plan, out, rest).await,
+        }
+    }
+
+    /// Reads heads until one is final. Gives its plan, the outgoing head, and the octets that
+    /// arrived behind it.
+    async fn response_head(
+        &mut self,
+        request: &Request,
+    ) -> Result<(ResponsePlan, Vec<u8>, Vec<u8>), Failure> {
+        let head_bytes_max = self.worker.config.limits.response_head_bytes_max;
+        let mut scan = HeadScan::new(LeadingLine::Refuse);
+        let mut received = Vec::new();
+        let mut interims = 0;
+        loop {
+            let found = scan.advance(&received).map_err(|_| Failure::ResponseHead)?;
+            let end = found.as_ref().map_or(received.len(), |head| head.end);
+            if end > head_bytes_max {
+                return Err(Failure::ResponseHead);
+            }
+            let Some(head) = found else {
+                self.receive_head(&mut received).await?;
+                continue;
+            };
+            let mut out = self.worker.buffers.take(Size::Small);
+            let plan = self.settle(request, &received[..head.end], interims, &mut out)?;
+            match plan.then {
+                Then::Relay | Then::Tunnel => {
+                    received.drain(..head.end);
+                    return Ok((plan, out, received));
+                }
+                Then::Interim => self.send(out, Timer::ClientWrite).await?,
+                Then::Skip => self.worker.buffers.give(out),
+            }
+            interims += 1;
+            received.drain(..head.end);
+            scan = HeadScan::new(LeadingLine::Refuse);
+        }
+    }
+
+    async fn receive_head(&mut self, received: &mut Vec<u8>) -> Result<(), Failure> {
+        let buffer = self.worker.buffers.take(Size::Small);
+        let mut receiving = pin!(self.upstream.recv(buffer));
+        let (result, buffer) = self.finish(receiving.as_mut()).await?;
+        match result {
+            Ok(n) if n > 0 => {}
+            Ok(_) | Err(_) if received.is_empty() => return Err(Failure::BackendClosed),
+            Ok(_) | Err(_) => return Err(Failure::ResponseHead),
+        }
+        self.response_begun = true;
+        match received.is_empty() {
+            true => self.worker.buffers.give(std::mem::replace(received, buffer)),
+            false => {
+                received.extend_from_slice(&buffer);
+                self.worker.buffers.give(buffer);
+            }
+        }
+        Ok(())
+    }
+
+    /// Draws every conclusion from a response head and writes the outgoing one.
+    fn settle(
+        &self,
+        request: &Request,
+        octets: &[u8],
+        interims: u8,
+        out: &mut Vec<u8>,
+    ) -> Result<ResponsePlan, Failure> {
+        let mut storage = field_storage();
+        let head = parse_response(octets, &mut storage, self.worker.config.limits.fields_max)
+            .map_err(|_| Failure::ResponseHead)?;
+        let plan = plan_response(&request.plan, &head, interims)?;
+        if plan.then == Then::Relay {
+            let named = |line: &&_| names_instance(line);
+            if let Some(line) = head.fields.iter().find(named) {
+                self.learn_instance(line.value);
+            }
+        }
+        let closes = self.client.must_close(&request.plan);
+        let routed = request.instance.as_ref().map(|instance| instance.as_bytes());
+        write_response(out, &head, &request.plan, &plan, closes, routed);
+        Ok(plan)
+    }
+
+    /// A response that names an instance which the table does not is news: reported before a single
+    /// octet goes to the client, so that a callback to it finds the way.
+    fn learn_instance(&self, value: &[u8]) {
+        let Some(slot) = self.account.slot() else { return };
+        let table = self.worker.table.borrow();
+        let backend = table.backend(slot);
+        if let Some(instance) = instance_in(value, backend.instance.as_ref()) {
+            self.worker.report(Report::InstanceSeen(backend.id, instance));
+        }
+    }
+
+    /// Relays a body. `out` holds the head; `input` what has arrived behind it.
+    async fn body(
+        &mut self,
+        mut plan: ResponsePlan,
+        mut out: Vec<u8>,
+        mut input: Vec<u8>,
+    ) -> Result<(Fate, Fate), Failure> {
+        let _open: Option<Held<'_>> =
+            plan.is_event_stream.then(|| self.worker.stats().event_streams_open.hold());
+        self.departure_ends |= plan.is_event_stream;
+        let write_timer = (!plan.is_event_stream).then_some(Timer::ClientWrite);
+        let mut arrivals = pin!(self.upstream.readiness());
+        let mut size = Size::Small;
+        let mut head_is_out = false;
+        let stray_octets = loop {
+            let company = if head_is_out { Company::None } else { Company::Head };
+            let taken = take_in(&mut plan, input, &mut out, company, self.worker);
+            self.account.bytes_down += taken.bytes;
+            let done = plan.transfer.is_done();
+            let waits = !head_is_out && !done && taken.error.is_none() && may_coalesce(&plan);
+            if !waits {
+                if !head_is_out {
+                    self.account.status = plan.status;
+                    head_is_out = true;
+                }
+                self.send_optional(std::mem::take(&mut out), write_timer).await?;
+                if let Some(verbatim) = taken.verbatim {
+                    self.send_slice(verbatim.0, verbatim.1, write_timer).await?;
+                }
+            }
+            if let Some(error) = taken.error {
+                return Err(body_failure(error));
+            }
+            if done {
+                break taken.stray;
+            }
+            if waits {
+                self.client.alarm.set(Timer::Coalesce, COALESCE_WAIT);
+            }
+            if plan.has_body_deadline() {
+                let wait = self.worker.config.timeouts.body;
+                self.client.alarm.set(Timer::ResponseBody, wait);
+            }
+            let received = match plan.flush {
+                Flush::Immediate => self.receive_event(arrivals.as_mut()).await?,
+                Flush::Coalesce => {
+                    let buffer = self.worker.buffers.take(size);
+                    let mut receiving = pin!(self.upstream.recv(buffer));
+                    let (result, buffer) = loop {
+                        match self.turn(receiving.as_mut()).await? {
+                            Turn::Done(received) => break received,
+                            // The body is late: the head goes alone.
+                            Turn::Coalesce => {
+                                self.account.status = plan.status;
+                                head_is_out = true;
+                                let head = std::mem::take(&mut out);
+                                self.send_optional(head, write_timer).await?;
+                            }
+                        }
+                    };
+                    result.ok().filter(|n| *n > 0).map(|_| buffer)
+                }
+            };
+            self.client.alarm.clear(Timer::ResponseBody);
+            self.client.alarm.clear(Timer::Coalesce);
+            match received {
+                Some(buffer) => {
+                    if buffer.len() == buffer.capacity() {
+                        size = Size::Large;
+                    }
+                    input = buffer;
+                }
+                None => {
+                    if out.capacity() == 0 {
+                        out = self.worker.buffers.take(Size::Small);
+                    }
+                    if plan.transfer.end_of_input(&mut out).is_err() {
+                        // While the head is still here, the client can get a proper error.
+                        return Err(match head_is_out {
+                            true => Failure::ResponseTruncated,
+                            false => Failure::BackendClosed,
+                        });
+                    }
+                    self.account.status = plan.status;
+                    self.send_optional(std::mem::take(&mut out), write_timer).await?;
+                    break false;
+                }
+            }
+        };
+        Ok(self.conclude(&plan, stray_octets))
+    }
+
+    /// Step 8, first half: what becomes of the connections.
+    fn conclude(&mut self, plan: &ResponsePlan, stray_octets: bool) -> (Fate, Fate) {
+        // An upload that has not ended is cut off here, before its connection is.
+        self.upload = None;
+        if stray_octets {
+            self.worker.stats().upstream_poisoned.add(1);
+        }
+        let end = ExchangeEnd {
+            request_complete: self.request_complete,
+            response_complete: true,
+            stray_octets,
+            client_half_closed: self.client.half_closed,
+            draining: self.worker.phase() != Phase::Serving,
+        };
+        let conclusion = conclude(&self.request, plan, &end);
+        (conclusion.downstream, conclusion.upstream)
+    }
+
+    /// Waits for the next piece of an event stream, holding no buffer meanwhile. `None` is the end.
+    async fn receive_event(
+        &mut self,
+        mut arrivals: Pin<&mut impl Readiness>,
+    ) -> Result<Option<Vec<u8>>, Failure> {
+        loop {
+            let mut arrival = pin!(poll_fn(|cx| arrivals.as_mut().poll_ready(cx)));
+            self.finish(arrival.as_mut()).await?;
+            let mut buffer = self.worker.buffers.take(Size::Small);
+            match self.upstream.try_recv(&mut buffer) {
+                Ok(n) if n > 0 => return Ok(Some(buffer)),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    self.worker.buffers.give(buffer);
+                }
+                Ok(_) | Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    async fn tunnel(&mut self, out: Vec<u8>, rest: Vec<u8>) -> Result<(Fate, Fate), Failure> {
+        self.account.status = 101;
+        let to_upstream = std::mem::take(&mut self.client.inbox);
+        let mut to_client = out;
+        to_client.extend_from_slice(&rest);
+        let Self { worker, client, upstream, .. } = self;
+        let copied = tunnel::run(worker, client.connection, upstream, to_client, to_upstream);
+        // Boxed: two copy loops would otherwise make every connection's task larger.
+        let (down, up) = Box::pin(copied).await;
+        self.account.bytes_down += down;
+        self.account.bytes_up += up;
+        let closed = Fate::Close(crate::exchange::CloseReason::Incomplete);
+        Ok((closed, closed))
+    }
+
+    fn begin_upload(&mut self, body: Body) {
+        let (worker, alarm) = (self.worker, self.client.alarm);
+        let (from, to) = (self.client.connection, self.upstream);
+        self.upload = Some(Box::pin(upload(worker, alarm, from, to, body)));
+    }
+
+    async fn send(&mut self, octets: Vec<u8>, timer: Timer) -> Result<(), Failure> {
+        self.send_optional(octets, Some(timer)).await
+    }
+
+    async fn send_optional(
+        &mut self,
+        octets: Vec<u8>,
+        timer: Option<Timer>,
+    ) -> Result<(), Failure> {
+        let len = octets.len();
+        self.send_slice(octets, 0..len, timer).await
+    }
+
+    /// Sends part of a buffer to the client, under a deadline unless it is an event stream.
+    async fn send_slice(
+        &mut self,
+        octets: Vec<u8>,
+        range: std::ops::Range<usize>,
+        timer: Option<Timer>,
+    ) -> Result<(), Failure> {
+        if range.is_empty() {
+            self.worker.buffers.give(octets);
+            return Ok(());
+        }
+        if let Some(timer) = timer {
+            self.client.alarm.set(timer, self.worker.config.timeouts.body);
+        }
+        let connection = self.client.connection;
+        let mut sending = pin!(connection.send_all(octets.slice(range)));
+        let (sent, octets) = self.finish(sending.as_mut()).await?;
+        if let Some(timer) = timer {
+            self.client.alarm.clear(timer);
+        }
+        self.worker.buffers.give(octets.into_inner());
+        sent.map_err(|_| Failure::ClientGone)
+    }
+
+    /// Drives an operation to its end, whatever happens beside it.
+    async fn finish<T>(
+        &mut self,
+        mut operation: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Failure> {
+        loop {
+            if let Turn::Done(output) = self.turn(operation.as_mut()).await? {
+                return Ok(output);
+            }
+        }
+    }
+
+    /// Drives an operation, and what goes on beside it: the upload, the watch for the client's
+    /// departure, the deadlines.
+    async fn turn<T>(
+        &mut self,
+        mut operation: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<Turn<T>, Failure> {
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = operation.as_mut().poll(cx) {
+                return Poll::Ready(Ok(Turn::Done(output)));
+            }
+            if let Some(upload) = &mut self.upload {
+                if let Poll::Ready(uploaded) = upload.as_mut().poll(cx) {
+                    self.upload = None;
+                    if let Err(failure) = self.uploaded(uploaded) {
+                        return Poll::Ready(Err(failure));
+                    }
+                }
+            }
+            // While a body is uploaded, the upload itself meets the client's end.
+            if self.upload.is_none()
+                && let Poll::Ready(departure) = self.client.poll_departure(cx)
+                && (departure == Departure::Broken || self.departure_ends)
+            {
+                return Poll::Ready(Err(Failure::ClientGone));
+            }
+            match self.client.alarm.poll_expired(cx) {
+                Poll::Ready(timer) => Poll::Ready(expired(timer)),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    fn uploaded(&mut self, uploaded: Result<Uploaded, Failure>) -> Result<(), Failure> {
+        match uploaded {
+            Ok(Uploaded { bytes, behind }) => {
+                self.account.bytes_up += bytes;
+                self.client.inbox.extend_from_slice(&behind);
+                self.request_complete = true;
+                Ok(())
+            }
+            // The backend reads no more, but may have answered: the answer decides.
+            Err(Failure::BackendClosed) => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+}
+
+enum Turn<T> {
+    /// The operation has ended.
+    Done(T),
+    /// It has not, but what is held back for company must go.
+    Coalesce,
+}
+
+fn expired<T>(timer: Timer) -> Result<Turn<T>, Failure> {
+    match timer {
+        Timer::Coalesce => Ok(Turn::Coalesce),
+        Timer::RequestBody => Err(Failure::RequestBodyTimeout),
+        Timer::BackendWrite => Err(Failure::BackendStalled),
+        Timer::ResponseBody => Err(Failure::ResponseBodyTimeout),
+        Timer::Connect => Err(Failure::ConnectTimeout),
+        Timer::ClientWrite | Timer::KeepAlive | Timer::RequestHead | Timer::Linger => {
+            Err(Failure::ClientStalled)
+        }
+    }
+}
+
+fn body_failure(error: BodyError) -> Failure {
+    match error {
+        BodyError::Truncated => Failure::ResponseTruncated,
+        _ => Failure::ResponseBody,
+    }
+}
+
+fn may_coalesce(plan: &ResponsePlan) -> bool {
+    plan.flush == Flush::Coalesce && plan.body_bytes.is_some_and(|n| n <= COALESCED_BYTES_MAX)
+}
+
+fn names_instance(line: &crate::http1::FieldLine<'_>) -> bool {
+    Field::of(line.name.as_bytes()) == Field::StepflowInstanceId
+}
+
+/// What else is about to be sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Company {
+    /// The head of the response.
+    Head,
+    /// Nothing.
+    None,
+}
+
+/// What became of some received octets.
+struct TakenIn {
+    /// Octets of the body among them.
+    bytes: u64,
+    /// To be sent as they are, behind `out`: part of the received buffer.
+    verbatim: Option<(Vec<u8>, std::ops::Range<usize>)>,
+    /// Octets lay behind the body.
+    stray: bool,
+    error: Option<BodyError>,
+}
+
+/// Turns received octets into outgoing ones: small and rewritten ones are appended to `out`, large
+/// verbatim ones stay where they are.
+fn take_in(
+    plan: &mut ResponsePlan,
+    input: Vec<u8>,
+    out: &mut Vec<u8>,
+    company: Company,
+    worker: &Worker,
+) -> TakenIn {
+    let is_small = input.len() <= Size::Small.bytes();
+    let result = match plan.transfer.is_verbatim() {
+        true => plan.transfer.measure(&input),
+        false => {
+            if out.capacity() == 0 {
+                // Room for a chunk's size and end besides its content.
+                let fits = input.len() + 64 <= Size::Small.bytes();
+                *out = worker.buffers.take(if fits { Size::Small } else { Size::Large });
+            }
+            plan.transfer.push(&input, out)
+        }
+    };
+    let (n, error) = match result {
+        Ok(n) => (n, None),
+        Err(error) => (0, Some(error)),
+    };
+    let stray = plan.transfer.is_done() && n < input.len();
+    let bytes = n as u64;
+    let mut verbatim = None;
+    if !plan.transfer.is_verbatim() {
+        worker.buffers.give(input);
+    } else if company == Company::Head && (is_small || may_coalesce(plan)) {
+        out.extend_from_slice(&input[..n]);
+        worker.buffers.give(input);
+    } else {
+        verbatim = Some((input, 0..n));
+    }
+    TakenIn { bytes, verbatim, stray, error }
+}
+
+/// Sends the rest of a request body up as it arrives. Ends with the body.
+async fn upload(
+    worker: &Rc<Worker>,
+    alarm: &Alarm,
+    from: &Duplex,
+    to: &Duplex,
+    mut body: Body,
+) -> Result<Uploaded, Failure> {
+    let mut arrivals = pin!(from.readiness());
+    let mut bytes = 0;
+    let wait = worker.config.timeouts.body;
+    loop {
+        alarm.set(Timer::RequestBody, wait);
+        poll_fn(|cx| arrivals.as_mut().poll_ready(cx)).await;
+        let mut buffer = worker.buffers.take(Size::Large);
+        match from.try_recv(&mut buffer) {
+            Ok(0) => return Err(Failure::RequestTruncated),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                worker.buffers.give(buffer);
+                continue;
+            }
+            Err(_) => return Err(Failure::RequestTruncated),
+        }
+        alarm.clear(Timer::RequestBody);
+        let n = body.measure(&buffer)?;
+        let behind = buffer[n..].to_vec();
+        alarm.set(Timer::BackendWrite, wait);
+        let (sent, slice) = to.send_all(buffer.slice(..n)).await;
+        alarm.clear(Timer::BackendWrite);
+        worker.buffers.give(slice.into_inner());
+        if sent.is_err() {
+            return Err(Failure::BackendClosed);
+        }
+        bytes += n as u64;
+        if body.is_done() {
+            return Ok(Uploaded { bytes, behind });
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! Pure: one worker's copy of the backends, by slot.
+//!
+//! A slot is a small number that stays with a backend for as long as it is known *or* has exchanges
+//! running on this worker; pools and guards are indexed by it.
+//!
+//! Invariants
+//! - A slot's `in_flight` equals the exchanges that hold it, and is what this worker has written
+//!   into its cell of the backend's counts.
+//! - A backend that left takes no new exchange.
+//! - A slot is given to another backend only when nobody holds it.
+
+use std::collections::HashMap;
+
+use crate::{
+    balance::{Candidates, Picker},
+    exchange::Tick,
+    model::{Backend, BackendId, HealthCounts, InstanceId, Rng, Snapshot, Version},
+};
+
+/// Index of a backend in one worker's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Slot(pub(super) u32);
+
+/// How long a backend that refused a connection is avoided by this worker, if others will do. Long
+/// enough to spare the next requests the wait, short enough not to overrule the health checks.
+const AVOIDED_AFTER_CONNECT_FAILURE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The backends as this worker sees them.
+#[derive(Debug)]
+pub(super) struct BackendTable {
+    worker: usize,
+    version: Version,
+    counts: HealthCounts,
+    entries: Vec<Entry>,
+    free: Vec<Slot>,
+    by_id: HashMap<BackendId, Slot>,
+    by_instance: HashMap<InstanceId, Slot>,
+    /// Those that may take new work: healthy, present, and of the best priority that has any.
+    eligible: Vec<Slot>,
+    picker: Picker,
+    rng: Rng,
+}
+
+#[derive(Debug)]
+struct Entry {
+    backend: Backend,
+    in_flight: u32,
+    is_known: bool,
+    avoided_until: Tick,
+}
+
+/// Backends that this request has tried.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tried {
+    slots: [Option<Slot>; 4],
+}
+
+impl Tried {
+    /// Notes a backend. More than four are not tried per request (`exchange::may_retry`).
+    pub(super) fn note(&mut self, slot: Slot) {
+        if let Some(place) = self.slots.iter_mut().find(|place| place.is_none()) {
+            *place = Some(slot);
+        }
+    }
+
+    fn contains(&self, slot: Slot) -> bool {
+        self.slots.contains(&Some(slot))
+    }
+}
+
+struct View<'a> {
+    entries: &'a [Entry],
+    eligible: &'a [Slot],
+    tried: &'a Tried,
+    /// Backends avoided until later than this are excluded; `None` excludes only the tried.
+    now: Option<Tick>,
+}
+
+impl View<'_> {
+    fn entry(&self, candidate: usize) -> &Entry {
+        &self.entries[self.eligible[candidate].0 as usize]
+    }
+}
+
+impl Candidates for View<'_> {
+    fn count(&self) -> usize {
+        self.eligible.len()
+    }
+
+    fn load(&self, candidate: usize) -> u64 {
+        self.entry(candidate).backend.stats.in_flight()
+    }
+
+    fn weight(&self, candidate: usize) -> u16 {
+        self.entry(candidate).backend.weight.get()
+    }
+
+    fn is_excluded(&self, candidate: usize) -> bool {
+        self.tried.contains(self.eligible[candidate])
+            || self.now.is_some_and(|now| self.entry(candidate).avoided_until > now)
+    }
+}
+
+impl BackendTable {
+    /// A table of worker number `worker` that knows nobody.
+    pub(super) fn new(worker: usize, picker: Picker, seed: u64) -> Self {
+        Self {
+            worker,
+            version: Version::NONE,
+            counts: HealthCounts::default(),
+            entries: Vec::new(),
+            free: Vec::new(),
+            by_id: HashMap::new(),
+            by_instance: HashMap::new(),
+            eligible: Vec::new(),
+            picker,
+            rng: Rng::new(seed),
+        }
+    }
+
+    pub(super) fn counts(&self) -> HealthCounts {
+        self.counts
+    }
+
+    /// Takes over a snapshot. Backends that stay keep their slot and their counts. Returns the
+    /// slots whose backend is no longer known: nothing idle may be kept for them.
+    pub(super) fn apply(&mut self, snapshot: &Snapshot) -> Vec<Slot> {
+        debug_assert!(snapshot.version > self.version, "a snapshot older than the table");
+        self.version = snapshot.version;
+        self.counts = snapshot.health_counts();
+        for entry in &mut self.entries {
+            entry.is_known = false;
+        }
+        for backend in &snapshot.backends {
+            self.upsert(backend);
+        }
+        let mut left = Vec::new();
+        for (index, entry) in (0..).map(Slot).zip(&self.entries) {
+            if !entry.is_known && self.by_id.get(&entry.backend.id) == Some(&index) {
+                left.push(index);
+            }
+        }
+        for slot in &left {
+            let entry = &self.entries[slot.0 as usize];
+            self.by_id.remove(&entry.backend.id);
+            if entry.in_flight == 0 {
+                self.free.push(*slot);
+            }
+        }
+        self.index(snapshot);
+        self.check_invariants();
+        left
+    }
+
+    fn upsert(&mut self, backend: &Backend) {
+        let entry = match self.by_id.get(&backend.id) {
+            Some(slot) => &mut self.entries[slot.0 as usize],
+            None => {
+                let fresh = Entry {
+                    backend: backend.clone(),
+                    in_flight: 0,
+                    is_known: true,
+                    avoided_until: Tick(0),
+                };
+                let slot = match self.free.pop() {
+                    Some(slot) => {
+                        self.entries[slot.0 as usize] = fresh;
+                        slot
+                    }
+                    None => {
+                        self.entries.push(fresh);
+                        Slot(u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX))
+                    }
+                };
+                self.by_id.insert(backend.id, slot);
+                return;
+            }
+        };
+        entry.is_known = true;
+        entry.backend = backend.clone();
+    }
+
+    fn index(&mut self, snapshot: &Snapshot) {
+        let best =
+            snapshot.backends.iter().filter(|b| b.takes_new_work()).map(|b| b.priority).min();
+        self.eligible.clear();
+        self.by_instance.clear();
+        // In order of identity: where two claim one instance id, the older one has it.
+        for backend in &snapshot.backends {
+            let slot = self.by_id[&backend.id];
+            if backend.takes_new_work() && Some(backend.priority) == best {
+                self.eligible.push(slot);
+            }
+            if let Some(instance) = &backend.instance {
+                self.by_instance.entry(instance.clone()).or_insert(slot);
+            }
+        }
+    }
+
+    /// Chooses a backend for a request that any may serve.
+    pub(super) fn pick(&mut self, tried: &Tried, now: Tick) -> Option<Slot> {
+        let Self { entries, eligible, picker, rng, .. } = self;
+        let mut view = View { entries, eligible, tried, now: Some(now) };
+        let picked = picker.pick(&view, rng).or_else(|| {
+            // Everybody refused a connection lately: better an avoided backend than none.
+            view.now = None;
+            picker.pick(&view, rng)
+        })?;
+        Some(self.eligible[picked])
+    }
+
+    /// The backend that answers under this instance id.
+    pub(super) fn instance(&self, id: &str) -> Option<Slot> {
+        self.by_instance.get(id).copied()
+    }
+
+    /// The backend in a slot.
+    pub(super) fn backend(&self, slot: Slot) -> &Backend {
+        &self.entries[slot.0 as usize].backend
+    }
+
+    /// Whether the slot still belongs to a backend that is known.
+    pub(super) fn is_known(&self, slot: Slot) -> bool {
+        self.entries[slot.0 as usize].is_known
+    }
+
+    /// This backend refused a connection.
+    pub(super) fn avoid(&mut self, slot: Slot, now: Tick) {
+        self.entries[slot.0 as usize].avoided_until = now.after(AVOIDED_AFTER_CONNECT_FAILURE);
+    }
+
+    /// Counts an exchange against the slot.
+    pub(super) fn acquire(&mut self, slot: Slot) {
+        let entry = &mut self.entries[slot.0 as usize];
+        entry.in_flight += 1;
+        entry.backend.stats.cell(self.worker).in_flight.increment();
+    }
+
+    /// Takes an exchange back that [`Self::acquire`] counted.
+    pub(super) fn release(&mut self, slot: Slot) {
+        let entry = &mut self.entries[slot.0 as usize];
+        entry.in_flight -= 1;
+        entry.backend.stats.cell(self.worker).in_flight.decrement();
+        if entry.in_flight == 0 && !entry.is_known {
+            self.free.push(slot);
+        }
+    }
+
+    fn check_invariants(&self) {
+        if cfg!(debug_assertions) {
+            for (id, slot) in &self.by_id {
+                let entry = &self.entries[slot.0 as usize];
+                debug_assert_eq!(entry.backend.id, *id, "a slot holds another backend");
+                debug_assert!(entry.is_known, "an unknown backend is indexed");
+            }
+            for slot in &self.free {
+                let entry = &self.entries[slot.0 as usize];
+                debug_assert!(!entry.is_known && entry.in_flight == 0, "a free slot is in use");
+            }
+            let known = self.entries.iter().filter(|e| e.is_known).count();
+            debug_assert_eq!(known, self.by_id.len(), "a known backend is not indexed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        model::{Health, Phase, Presence, Weight},
+        stats::BackendStats,
+    };
+
+    fn backend(id: u64, instance: &str) -> Backend {
+        Backend {
+            id: BackendId(id),
+            address: format!("127.0.0.1:{}", 1000 + id).parse().unwrap(),
+            instance: InstanceId::parse(instance.as_bytes()).ok(),
+            health: Health::Healthy,
+            presence: Presence::Present,
+            weight: Weight::ONE,
+            priority: 0,
+            stats: Arc::new(BackendStats::new(1)),
+        }
+    }
+
+    fn snapshot(version: u64, backends: &[Backend]) -> Snapshot {
+        Snapshot { version: Version(version), phase: Phase::Serving, backends: backends.to_vec() }
+    }
+
+    fn table() -> BackendTable {
+        BackendTable::new(0, Picker::LeastConnections, 1)
+    }
+
+    #[test]
+    fn counts_and_slots_survive_a_refresh() {
+        let (a, b) = (backend(1, "a"), backend(2, "b"));
+        let mut table = table();
+        table.apply(&snapshot(1, &[a.clone(), b.clone()]));
+        let slot = table.instance("b").unwrap();
+        table.acquire(slot);
+        assert_eq!(table.apply(&snapshot(2, &[b.clone(), backend(3, "c")])).len(), 1);
+        assert_eq!(table.instance("b"), Some(slot));
+        assert_eq!(b.stats.in_flight(), 1);
+        table.release(slot);
+        assert_eq!(b.stats.in_flight(), 0);
+        assert_eq!(table.instance("a"), None);
+    }
+
+    #[test]
+    fn a_slot_in_use_is_not_given_away() {
+        let (a, b) = (backend(1, "a"), backend(2, "b"));
+        let mut table = table();
+        table.apply(&snapshot(1, std::slice::from_ref(&a)));
+        let slot = table.pick(&Tried::default(), Tick(0)).unwrap();
+        table.acquire(slot);
+        assert_eq!(table.apply(&snapshot(2, &[b])), [slot]);
+        assert_ne!(table.instance("b"), Some(slot));
+        assert!(!table.is_known(slot));
+        table.release(slot);
+        assert_eq!(a.stats.in_flight(), 0);
+        table.apply(&snapshot(3, &[backend(3, "c")]));
+        assert_eq!(table.instance("c"), Some(slot));
+    }
+
+    #[test]
+    fn an_unhealthy_instance_is_reachable_by_name_only() {
+        let mut table = table();
+        let sick = Backend { health: Health::Unhealthy, ..backend(1, "a") };
+        let leaving = Backend { presence: Presence::Leaving, ..backend(2, "b") };
+        table.apply(&snapshot(1, &[sick, leaving]));
+        assert_eq!(table.pick(&Tried::default(), Tick(0)), None);
+        assert!(table.instance("a").is_some() && table.instance("b").is_some());
+        assert_eq!(table.counts(), HealthCounts { total: 1, healthy: 0 });
+    }
+
+    #[test]
+    fn a_lower_priority_serves_only_when_no_higher_one_can() {
+        let mut table = table();
+        let spare = Backend { priority: 10, ..backend(1, "spare") };
+        let main = backend(2, "main");
+        table.apply(&snapshot(1, &[spare.clone(), main.clone()]));
+        assert_eq!(table.pick(&Tried::default(), Tick(0)), table.instance("main"));
+        let main = Backend { health: Health::Unhealthy, ..main };
+        table.apply(&snapshot(2, &[spare, main]));
+        assert_eq!(table.pick(&Tried::default(), Tick(0)), table.instance("spare"));
+    }
+
+    #[test]
+    fn a_backend_that_refused_is_avoided_unless_it_is_the_last() {
+        let mut table = table();
+        table.apply(&snapshot(1, &[backend(1, "a"), backend(2, "b")]));
+        let a = table.instance("a").unwrap();
+        let b = table.instance("b").unwrap();
+        table.avoid(a, Tick(0));
+        assert!((0..50).all(|_| table.pick(&Tried::default(), Tick(1)) == Some(b)));
+        let mut tried = Tried::default();
+        tried.note(b);
+        assert_eq!(table.pick(&tried, Tick(1)), Some(a));
+        tried.note(a);
+        assert_eq!(table.pick(&tried, Tick(1)), None);
+    }
+
+    #[test]
+    fn of_two_that_claim_one_instance_the_older_has_it() {
+        let mut table = table();
+        table.apply(&snapshot(1, &[backend(1, "same"), backend(2, "same")]));
+        let slot = table.instance("same").unwrap();
+        assert_eq!(table.backend(slot).id, BackendId(1));
+        assert_eq!(table.eligible.len(), 2);
+    }
+
+    proptest! {
+        /// Any sequence of refreshes, acquisitions and releases: the cells hold exactly the
+        /// exchanges that are held.
+        #[test]
+        fn cells_equal_guards(steps in proptest::collection::vec((0_u8..3, 0_u64..6), 1..200)) {
+            let all: Vec<Backend> = (0..6).map(|id| backend(id, &format!("i{id}"))).collect();
+            let mut table = table();
+            let mut held: Vec<(Slot, BackendId)> = Vec::new();
+            let mut version = 0;
+            for (what, choice) in steps {
+                match what {
+                    0 => {
+                        version += 1;
+                        let some: Vec<Backend> = all
+                            .iter()
+                            .filter(|b| (b.id.0 * 7 + choice * 5 + version) % 3 != 0)
+                            .cloned()
+                            .collect();
+                        table.apply(&snapshot(version, &some));
+                    }
+                    1 => {
+                        if let Some(slot) = table.pick(&Tried::default(), Tick(0)) {
+                            table.acquire(slot);
+                            held.push((slot, table.backend(slot).id));
+                        }
+                    }
+                    _ if !held.is_empty() => {
+                        let index = usize::try_from(choice).unwrap() % held.len();
+                        table.release(held.swap_remove(index).0);
+                    }
+                    _ => {}
+                }
+                table.check_invariants();
+                for b in &all {
+                    let want = held.iter().filter(|(_, id)| *id == b.id).count();
+                    prop_assert_eq!(b.stats.in_flight(), want as u64);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Step 5: a connection to the chosen backend, from the pool or fresh.
+
+use std::{future::Future, future::poll_fn, io, rc::Rc, task::Poll};
+
+use super::{Worker, alarm::Alarm, table::Slot};
+use crate::{
+    exchange::{Failure, Timer},
+    link::Report,
+    sys::{Duplex, Peek, socket},
+};
+
+/// Counts one exchange against one backend for as long as it lives.
+pub(super) struct InFlight {
+    worker: Rc<Worker>,
+    slot: Slot,
+}
+
+impl InFlight {
+    pub(super) fn new(worker: &Rc<Worker>, slot: Slot) -> Self {
+        worker.table.borrow_mut().acquire(slot);
+        Self { worker: Rc::clone(worker), slot }
+    }
+
+    pub(super) fn slot(&self) -> Slot {
+        self.slot
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        // Only a panic inside the table itself finds it borrowed; its counts are void then.
+        if let Ok(mut table) = self.worker.table.try_borrow_mut() {
+            table.release(self.slot);
+        }
+    }
+}
+
+/// A connection and where it came from.
+pub(super) struct Checkout {
+    pub(super) connection: Duplex,
+    pub(super) reused: bool,
+}
+
+/// Whether a pooled connection will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Freshness {
+    /// Any.
+    Any,
+    /// Only one that is opened now.
+    Fresh,
+}
+
+/// Takes an idle connection that is still good, or opens one.
+pub(super) async fn checkout(
+    worker: &Rc<Worker>,
+    alarm: &Alarm,
+    slot: Slot,
+    freshness: Freshness,
+) -> Result<Checkout, Failure> {
+    if freshness == Freshness::Any {
+        while let Some(connection) = take_idle(worker, slot) {
+            match connection.peek() {
+                Peek::Nothing => {
+                    worker.stats().upstream_reuses.add(1);
+                    return Ok(Checkout { connection, reused: true });
+                }
+                // Octets that answer no request would be taken for the answer to this one.
+                Peek::Octets => worker.stats().upstream_poisoned.add(1),
+                Peek::EndOfInput | Peek::Broken => {}
+            }
+        }
+    }
+    connect(worker, alarm, slot).await.map(|connection| Checkout { connection, reused: false })
+}
+
+fn take_idle(worker: &Worker, slot: Slot) -> Option<Duplex> {
+    let mut pool = worker.pool.borrow_mut();
+    let taken = pool.take(slot, worker.alarms.now());
+    worker.stats().upstream_idle.set(pool.len() as u64);
+    taken
+}
+
+async fn connect(worker: &Rc<Worker>, alarm: &Alarm, slot: Slot) -> Result<Duplex, Failure> {
+    let address = worker.table.borrow().backend(slot).address;
+    alarm.set(Timer::Connect, worker.config.timeouts.connect);
+    let mut opening = std::pin::pin!(Duplex::connect(address));
+    let opened = poll_fn(|cx| match opening.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        // Dropping a connect in flight leaks nothing (measured, ADR 11).
+        Poll::Pending => alarm.poll_expired(cx).map(|_| None),
+    })
+    .await;
+    alarm.clear(Timer::Connect);
+    match opened {
+        Some(Ok(connection)) => {
+            worker.stats().upstream_connects.add(1);
+            Ok(connection)
+        }
+        Some(Err(error)) if socket::is_exhaustion(&error) => Err(Failure::DescriptorsExhausted),
+        Some(Err(error)) => Err(note_failure(worker, slot, failure_of(&error))),
+        None => Err(note_failure(worker, slot, Failure::ConnectTimeout)),
+    }
+}
+
+fn failure_of(error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Failure::ConnectTimeout,
+        _ => Failure::ConnectFailed,
+    }
+}
+
+/// This worker avoids the backend for a moment; the control thread probes it and asks DNS at once.
+fn note_failure(worker: &Worker, slot: Slot, failure: Failure) -> Failure {
+    worker.stats().upstream_connect_failures.add(1);
+    let backend = {
+        let mut table = worker.table.borrow_mut();
+        table.avoid(slot, worker.alarms.now());
+        table.backend(slot).id
+    };
+    worker.report(Report::ConnectFailed(backend));
+    failure
+}
+
+/// Puts a connection back that ended its exchange at a message boundary.
+pub(super) fn give_back(worker: &Worker, slot: Slot, connection: Duplex) {
+    if !worker.table.borrow().is_known(slot) {
+        return;
+    }
+    let expires = worker.alarms.now().after(worker.config.timeouts.upstream_idle);
+    let mut pool = worker.pool.borrow_mut();
+    // A full pool gives it back, and it is closed here.
+    let _ = pool.put(slot, connection, expires);
+    worker.stats().upstream_idle.set(pool.len() as u64);
+}
