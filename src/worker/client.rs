@@ -101,6 +101,7 @@ impl<'a> Client<'a> {
     pub(super) async fn next_head(&mut self) -> Result<Arrived, NoHead> {
         let timeouts = &self.worker.config.timeouts;
         let head_bytes_max = self.worker.config.limits.request_head_bytes_max;
+        self.alarm.clear_all();
         // A connection that has never asked for anything has no claim to the longer wait.
         match self.requests {
             0 => self.alarm.set(Timer::RequestHead, timeouts.request_head),

@@ -73,6 +73,8 @@ pub(super) struct Account {
     routed: Routed,
     /// The client wants its connection to end.
     closes: bool,
+    /// The client is getting an event stream.
+    pub(super) is_event_stream: bool,
     /// Status that the client got; 0 for none.
     pub(super) status: u16,
     pub(super) bytes_up: u64,
@@ -126,7 +128,10 @@ async fn exchange(worker: &Rc<Worker>, client: &mut Client<'_>) -> Fate {
         Err(Undelivered { failure, request_complete }) => {
             client.alarm.clear_all();
             if account.status != 0 {
-                account.close(worker, client, Some(failure));
+                // Whoever reads a stream decides when it has read enough: Stepflow's client leaves
+                // after the last event, often before the last chunk.
+                let is_normal = account.is_event_stream && failure == Failure::ClientGone;
+                account.close(worker, client, (!is_normal).then_some(failure));
                 return Fate::Close(CloseReason::Incomplete);
             }
             let blameless = failure.origin() != Origin::Downstream;
@@ -398,6 +403,7 @@ impl Account {
             in_flight: None,
             routed: Routed::None,
             closes: false,
+            is_event_stream: false,
             status: 0,
             bytes_up: 0,
             bytes_down: 0,

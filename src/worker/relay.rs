@@ -233,6 +233,7 @@ where
         let _open: Option<Held<'_>> =
             plan.is_event_stream.then(|| self.worker.stats().event_streams_open.hold());
         self.departure_ends |= plan.is_event_stream;
+        self.account.is_event_stream = plan.is_event_stream;
         let write_timer = (!plan.is_event_stream).then_some(Timer::ClientWrite);
         let mut arrivals = pin!(self.upstream.readiness());
         let mut size = Size::Small;
