@@ -1,11 +1,106 @@
-//! Placeholder for the server of metrics and state.
+//! The metrics port: Prometheus text, and the balancer's own `/health` and `/ready`.
+//!
+//! Served by the control thread from the last snapshot and the workers' counters; no worker is
+//! asked anything, so a scrape costs requests nothing. Every path but the two gives metrics, as
+//! with the original balancer.
+//!
+//! Invariant: whatever clients do here, the control thread goes on. Connections are few, bounded in
+//! memory and in time, and an error in one ends that one.
 
-use std::rc::Rc;
+mod exposition;
+mod metrics;
+mod process;
 
+use std::{io, rc::Rc, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::spawn_local,
+    time::sleep,
+};
+use tracing::{debug, warn};
+
+use self::{metrics::Scrape, process::ProcessReading};
 use super::AdminView;
+use crate::{
+    endpoint::{Connection, Limits, Request, Response},
+    exchange::{Failure, SELF_NAME, health_answer},
+    http1::Method,
+};
 
-/// Serves until the process ends.
-pub async fn serve(listener: tokio::net::TcpListener, view: Rc<AdminView>) {
-    let _keep = (listener, view);
-    std::future::pending::<()>().await;
+/// Connections at once; more wait in the kernel's queue. A scraper needs one.
+const CONNECTIONS_MAX: usize = 64;
+/// Nobody has a reason to send us much, or slowly.
+const LIMITS: Limits = Limits {
+    body_bytes_max: 4096,
+    idle: Duration::from_secs(10),
+    transfer: Duration::from_secs(10),
+};
+/// Pause after an accept that failed: descriptors come back when connections end.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// Serves until the process ends. Must run within a `LocalSet`.
+pub async fn serve(listener: TcpListener, view: Rc<AdminView>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let view = Rc::clone(&view);
+                spawn_local(async move {
+                    if let Err(error) = converse(stream, &view).await {
+                        debug!(%peer, %error, "connection to the metrics port ended");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                warn!(%error, "cannot accept on the metrics port");
+                sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
 }
+
+async fn converse(stream: TcpStream, view: &AdminView) -> io::Result<()> {
+    let mut connection = Connection::new(stream, LIMITS);
+    while let Some(request) = connection.next_request().await? {
+        let response = answer(&request, view);
+        connection.respond(request.method, &response, request.closes).await?;
+        if request.closes {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn answer(request: &Request, view: &AdminView) -> Response {
+    if !matches!(request.method, Method::Get | Method::Head) {
+        let text = "only GET and HEAD are answered here\n".to_owned();
+        return Response::text(405, text).with("Allow", "GET, HEAD".to_owned());
+    }
+    let snapshot = Arc::clone(&view.snapshot.borrow());
+    match request.path() {
+        b"/health" | b"/ready" => {
+            let (status, body) = health_answer(snapshot.phase, snapshot.health_counts());
+            Response::json(status, body).with("Cache-Control", "no-store".to_owned())
+        }
+        _ => {
+            let text = metrics::render(&Scrape {
+                workers: &view.workers,
+                drivers: &view.drivers,
+                snapshot: &snapshot,
+                plane: &view.counters.borrow(),
+                failures: Failure::LABELS,
+                own_name: SELF_NAME,
+                process: &ProcessReading::take(view.started),
+            });
+            let content_type = "text/plain; version=0.0.4; charset=utf-8";
+            Response { content_type, ..Response::text(200, text) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
