@@ -26,8 +26,8 @@ impl Size {
     /// Buffers of this size kept for reuse.
     const fn kept_max(self) -> usize {
         match self {
-            Self::Small => 512,
-            Self::Large => 32,
+            Self::Small => 128,
+            Self::Large => 16,
         }
     }
 }

@@ -460,3 +460,20 @@ impl Account {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_bytes<F: Future>(
+        _: impl Fn(Rc<Worker>, TcpStream, std::net::SocketAddr) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_connection_stays_small() {
+        let bytes = future_bytes(serve);
+        assert!(bytes <= 3072, "the task of a connection takes {bytes} octets");
+    }
+}

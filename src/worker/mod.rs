@@ -24,19 +24,20 @@ mod upstream;
 
 use std::{
     cell::{Cell, RefCell},
-    future::{Future, poll_fn},
+    future::Future,
     io,
     net::{SocketAddr, TcpListener},
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
+    pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
     time::Instant,
 };
 
 pub use driver::{ActiveDriver, Fallback};
 use monoio::io::AsyncReadRent;
+use pin_project_lite::pin_project;
 use tracing::{debug, error};
 
 use crate::{
@@ -235,28 +236,46 @@ async fn tick(worker: Rc<Worker>) {
     }
 }
 
-/// Runs the task of one connection; a panic in it ends that connection and nothing else. monoio
-/// itself would let it end the thread.
-async fn isolate(worker: Rc<Worker>, connection: impl Future<Output = ()>) {
-    let _open = worker.stats().connections_open.hold();
-    let mut connection = pin!(connection);
-    let outcome = poll_fn(|cx| {
-        let poll = catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(cx)));
-        match poll {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
-            Err(panic) => Poll::Ready(Err(panic)),
+pin_project! {
+    /// The task of one connection. A panic in it ends that connection and nothing else; monoio
+    /// itself would let it end the thread. Written by hand because an `async fn` that pins its
+    /// argument holds it twice, and every connection would pay for it.
+    struct Isolated<F> {
+        #[pin]
+        connection: F,
+        worker: Rc<Worker>,
+    }
+    impl<F> PinnedDrop for Isolated<F> {
+        fn drop(this: Pin<&mut Self>) {
+            this.worker.stats().connections_open.decrement();
         }
-    })
-    .await;
-    if let Err(panic) = outcome {
-        let message = panic
-            .downcast_ref::<&str>()
-            .map(|message| (*message).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned());
-        worker.stats().panics.add(1);
-        worker.stats().failures.at(Failure::Panicked.index()).add(1);
-        error!(worker = worker.index, message, "a connection ended in a panic");
+    }
+}
+
+fn isolate<F: Future<Output = ()>>(worker: Rc<Worker>, connection: F) -> Isolated<F> {
+    worker.stats().connections_open.increment();
+    Isolated { connection, worker }
+}
+
+impl<F: Future<Output = ()>> Future for Isolated<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let connection = this.connection;
+        match catch_unwind(AssertUnwindSafe(|| connection.poll(cx))) {
+            Ok(poll) => poll,
+            Err(panic) => {
+                let message = panic
+                    .downcast_ref::<&str>()
+                    .map(|message| (*message).to_owned())
+                    .or_else(|| panic.downcast_ref::<String>().cloned());
+                this.worker.stats().panics.add(1);
+                this.worker.stats().failures.at(Failure::Panicked.index()).add(1);
+                error!(worker = this.worker.index, message, "a connection ended in a panic");
+                Poll::Ready(())
+            }
+        }
     }
 }
 
