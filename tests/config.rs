@@ -390,12 +390,20 @@ fn options_of_the_original_that_mean_nothing_here_are_accepted_with_a_warning() 
 }
 
 #[test]
-fn the_demo_has_defaults_of_its_own_that_anybody_may_overrule() {
+fn the_demo_has_defaults_that_anybody_may_overrule_but_for_its_backends() {
     let demo = [("upstream_service", "127.0.0.1:5".to_owned()), ("access_log", "all".to_owned())];
-    let said = Said { environment: &[("STEPFLOW_LB_ACCESS_LOG", "off")], ..Said::default() };
-    let config = Sources { demo: &demo, ..sources(said) }.resolve().unwrap().config;
-    assert_eq!(config.upstream[0].to_string(), "127.0.0.1:5");
-    assert_eq!(config.log.access, AccessLog::Off);
+    let environment =
+        [("STEPFLOW_LB_ACCESS_LOG", "off"), ("UPSTREAM_SERVICE", "workers.default.svc:8080")];
+    let said = Said { environment: &environment, ..Said::default() };
+    let resolution = Sources { demo: &demo, ..sources(said) }.resolve().unwrap();
+    assert_eq!(resolution.config.upstream[0].to_string(), "127.0.0.1:5");
+    assert_eq!(resolution.config.log.access, AccessLog::Off);
+    let warnings: Vec<_> = resolution.warnings.iter().map(ToString::to_string).collect();
+    let want = "upstream_service = \"workers.default.svc:8080\" (environment UPSTREAM_SERVICE) is \
+                ignored: the demo balances over backends of its own";
+    assert_eq!(warnings, [want]);
+    let alone = Sources { demo: &demo, ..Sources::default() }.resolve().unwrap();
+    assert_eq!((alone.config.log.access, alone.warnings.len()), (AccessLog::All, 0));
 }
 
 #[test]

@@ -157,6 +157,12 @@ pub enum Warning {
         /// The flag or variable.
         name: String,
     },
+    /// The demo has backends of its own.
+    #[error("{said} is ignored: the demo balances over backends of its own")]
+    DemoUpstream {
+        /// What was said.
+        said: Written,
+    },
 }
 
 impl Source {

@@ -12,6 +12,9 @@ use super::{
     units::Refusal,
 };
 
+/// Key of the option that must be set.
+const UPSTREAM: &str = "upstream_service";
+
 /// Everything that was said, by whom.
 #[derive(Debug, Default)]
 pub struct Sources<'a> {
@@ -21,7 +24,8 @@ pub struct Sources<'a> {
     pub environment: Environment,
     /// In the file, if there is one.
     pub file: Option<File>,
-    /// Defaults of the `demo` command, as key and text; they come before those of the table.
+    /// Defaults of the `demo` command, as key and text; they come before those of the table. Its
+    /// upstream is not a default but the point of it, and overrules everybody.
     pub demo: &'a [(&'static str, String)],
 }
 
@@ -58,12 +62,14 @@ impl Sources<'_> {
             }
             written.push(choice);
         }
-        let warnings = self.flags.warnings().chain(self.environment.warnings()).collect();
+        let mut warnings: Vec<_> =
+            self.flags.warnings().chain(self.environment.warnings()).collect();
+        warnings.extend(self.overruled_upstream());
         // The missing option may stand in the part of the file that could not be understood.
         let legible = self.file.as_ref().is_none_or(File::is_legible);
         problems.splice(..0, self.file.map(File::into_problems).unwrap_or_default());
 
-        if by_key(&mut written, "upstream_service").text.is_empty() && legible {
+        if by_key(&mut written, UPSTREAM).text.is_empty() && legible {
             problems.push(Problem::NoUpstream);
         }
         // Only values that are sound alone are compared: otherwise one slip makes two errors.
@@ -77,23 +83,41 @@ impl Sources<'_> {
         Ok(Resolution { config, written, warnings })
     }
 
-    /// Flag, environment, file, demo, default. A blank value is the same as none, because manifests
-    /// often set variables to nothing.
+    /// What the operator said, else the demo, else the default.
     fn choose(&self, setting: &'static Setting) -> Result<Written, Problem> {
-        let written = |text: &str, source| Ok(Written { setting, text: text.to_owned(), source });
+        let demo = self.demo.iter().find(|(key, _)| *key == setting.key);
+        let demo =
+            demo.map(|(_, text)| Written { setting, text: text.clone(), source: Source::Demo });
+        if setting.key == UPSTREAM
+            && let Some(demo) = demo
+        {
+            return Ok(demo);
+        }
+        let said = self.said(setting)?;
+        Ok(said.or(demo).unwrap_or_else(|| Written::default_of(setting)))
+    }
+
+    /// Flag, environment, file. A blank value is the same as none, because manifests often set
+    /// variables to nothing.
+    fn said(&self, setting: &'static Setting) -> Result<Option<Written>, Problem> {
+        let written =
+            |text: &str, source| Ok(Some(Written { setting, text: text.to_owned(), source }));
         if let Some(text) = self.flags.value(setting) {
             return written(text, Source::Flag);
         }
         if let Some(text) = self.environment.value(setting)? {
             return written(text, Source::Environment);
         }
-        if let Some((text, place)) = self.file.as_ref().and_then(|file| file.value(setting)) {
-            return written(text, Source::File(place.clone()));
+        match self.file.as_ref().and_then(|file| file.value(setting)) {
+            Some((text, place)) => written(text, Source::File(place.clone())),
+            None => Ok(None),
         }
-        if let Some((_, text)) = self.demo.iter().find(|(key, _)| *key == setting.key) {
-            return written(text, Source::Demo);
-        }
-        Ok(Written::default_of(setting))
+    }
+
+    fn overruled_upstream(&self) -> Option<Warning> {
+        self.demo.iter().find(|(key, _)| *key == UPSTREAM)?;
+        let said = self.said(Setting::by_key(UPSTREAM)?).ok()??;
+        Some(Warning::DemoUpstream { said })
     }
 }
 
