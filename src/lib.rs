@@ -2,6 +2,7 @@
 pub mod balance;
 pub mod config;
 pub mod control;
+pub mod demo;
 pub mod endpoint;
 pub mod exchange;
 pub mod health;

@@ -149,10 +149,13 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Connection::respond`].
-    pub async fn begin_stream(&mut self, response: &Response) -> io::Result<()> {
+    pub async fn begin_stream(&mut self, response: &Response, closes: bool) -> io::Result<()> {
         let mut out = Vec::with_capacity(256);
         let mut head = response.begin_head(&mut out);
         head.field(b"Transfer-Encoding", b"chunked");
+        if closes {
+            head.field(b"Connection", b"close");
+        }
         head.end();
         self.send(&out).await
     }

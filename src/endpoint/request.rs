@@ -14,6 +14,8 @@ pub struct Request {
     pub method: Method,
     /// Path and query.
     pub target: Box<[u8]>,
+    /// Value of `Host`, as sent; empty without one.
+    pub host: Box<[u8]>,
     /// Value of the first `Stepflow-Instance-Id`.
     pub instance: Option<Box<[u8]>>,
     /// The body's octets.
@@ -107,6 +109,7 @@ impl Request {
         let mut request = Self {
             method: head.method,
             target: head.target.forwarded().into(),
+            host: Box::default(),
             instance: None,
             body: Vec::new(),
             closes: head.version == Version::Http10,
@@ -115,7 +118,10 @@ impl Request {
         let mut hosts = 0;
         for line in head.fields {
             match Field::of(line.name.as_bytes()) {
-                Field::Host => hosts += 1,
+                Field::Host => {
+                    hosts += 1;
+                    request.host = line.value.into();
+                }
                 Field::ContentLength => framing.content_length(line.value),
                 Field::TransferEncoding => framing.transfer_encoding(line.value),
                 Field::Connection => request.closes |= list_contains(line.value, b"close"),
