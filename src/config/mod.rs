@@ -1,7 +1,7 @@
 //! What the operator wants, from flags, environment and file to one validated [`Config`].
 //!
 //! Precedence is flag, then environment, then file, then default. Every option is one row of one
-//! table ([`options`]), so its flag, its variable, its key in the file, its default and its help
+//! table ([`SETTINGS`]), so its flag, its variable, its key in the file, its default and its help
 //! cannot drift apart. A value that is wrong is reported with its key, where it came from and what
 //! would be accepted; all of them at once, because fixing a deployment one error at a time takes a
 //! roll-out per error.
