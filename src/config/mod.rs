@@ -9,6 +9,7 @@
 //! Owns what can be configured and what is a valid configuration. Does not own what an option
 //! means: that stands with the code that obeys it. Nothing here touches the network.
 
+mod draft;
 mod effective;
 mod environment;
 mod error;

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 
 use super::{
     Config, LogDestination,
+    draft::Draft,
     environment::Environment,
     error::{ConfigError, Problem, Source, Warning, Written},
     file::File,
     flags::Flags,
-    options::{Draft, LOG_LEVELS, SETTINGS, Setting},
+    options::{LOG_LEVELS, SETTINGS, Setting},
     units::Refusal,
 };
 

@@ -1,0 +1,91 @@
+//! A configuration on its way from nothing to valid.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
+    path::PathBuf,
+    time::Duration,
+};
+
+use super::{
+    AccessLog, Algorithm, Config, Dns, HealthChecks, IoDriver, Limits, Log, LogDestination,
+    LogFormat, Timeouts,
+};
+
+/// A configuration while its options are being read.
+///
+/// The plain [`Config`] is filled in place; beside it stand the options of which several make up
+/// one field. Every field is overwritten by its option's value or default.
+#[derive(Debug)]
+pub(super) struct Draft {
+    /// What will be the result.
+    pub(super) config: Config,
+    /// Level of our own lines, as a word.
+    pub(super) log_level: &'static str,
+    /// Level of the lines of our dependencies, as a word.
+    pub(super) other_log_level: &'static str,
+    /// Directives that replace the two levels.
+    pub(super) rust_log: Option<String>,
+    /// Whether lines are to go to [`Draft::log_file`].
+    pub(super) log_to_file: bool,
+    /// The file.
+    pub(super) log_file: Option<PathBuf>,
+}
+
+impl Draft {
+    /// A draft in which nothing has been said yet.
+    pub(super) fn blank() -> Self {
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let config = Config {
+            upstream: Vec::new(),
+            bind_address: nowhere,
+            metrics_address: nowhere,
+            workers: None,
+            io_driver: IoDriver::Auto,
+            algorithm: Algorithm::LeastConnections,
+            health: HealthChecks {
+                path: None,
+                interval: Duration::ZERO,
+                timeout: Duration::ZERO,
+                max_failures: NonZeroU32::MIN,
+                healthy_threshold: NonZeroU32::MIN,
+            },
+            dns: Dns {
+                servers: Vec::new(),
+                refresh_min: Duration::ZERO,
+                refresh_max: Duration::ZERO,
+            },
+            health_endpoint: None,
+            limits: Limits {
+                request_head_bytes_max: 0,
+                response_head_bytes_max: 0,
+                fields_max: 0,
+                idle_connections_per_backend_max: 0,
+            },
+            timeouts: Timeouts {
+                request_head: Duration::ZERO,
+                keep_alive: Duration::ZERO,
+                connect: Duration::ZERO,
+                body: Duration::ZERO,
+                upstream_idle: Duration::ZERO,
+                instance_retry: Duration::ZERO,
+                drain_grace: Duration::ZERO,
+                drain: Duration::ZERO,
+            },
+            log: Log {
+                filter: String::new(),
+                destination: LogDestination::Stdout,
+                format: LogFormat::Text,
+                access: AccessLog::Off,
+            },
+        };
+        Self {
+            config,
+            log_level: "off",
+            other_log_level: "off",
+            rust_log: None,
+            log_to_file: false,
+            log_file: None,
+        }
+    }
+}
