@@ -119,10 +119,7 @@ impl Publisher {
 impl Subscriber {
     /// The newest snapshot, if there is one that this worker has not taken.
     pub fn newest(&self) -> Option<Arc<Snapshot>> {
-        match self.slot.try_recv() {
-            Ok(snapshot) => Some(snapshot),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.slot.try_recv().ok()
     }
 
     /// Where this worker reports.

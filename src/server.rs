@@ -9,6 +9,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     io,
     net::SocketAddr,
+    num::NonZeroUsize,
     sync::Arc,
     thread::JoinHandle,
 };
@@ -90,10 +91,9 @@ impl Bound {
     /// # Errors
     /// When the control thread could not start.
     pub fn wait(self) -> Result<ExitReason, ControlError> {
-        let reason = match self.control.join() {
-            Ok(reason) => reason,
+        let Ok(reason) = self.control.join() else {
             // The panic has been printed. Half a process is worse than none.
-            Err(_) => std::process::abort(),
+            std::process::abort();
         };
         for worker in self.workers {
             // Connections that outlived the drain are cut with their worker.
@@ -112,7 +112,7 @@ pub fn start(config: Config, logger: &AccessLogger, signals: Signals) -> Result<
     let descriptors = socket::raise_descriptor_limit()
         .map_err(|source| StartError::System { what: "read the descriptor limit", source })?;
     let cores = cpu::allowed();
-    let count = config.workers.map_or(cores.len().max(1), |workers| workers.get());
+    let count = config.workers.map_or_else(|| cores.len().max(1), NonZeroUsize::get);
     let bind = |address, option| move |source| StartError::Bind { address, option, source };
     let listeners = socket::listeners(config.bind_address, count)
         .map_err(bind(config.bind_address, "bind_address"))?;

@@ -27,10 +27,13 @@ use crate::{
     link::Report,
     model::{InstanceId, Phase},
     session::Affinity,
-    stats::StatusKey,
+    stats::{METHODS, StatusKey},
     sys::Duplex,
     telemetry::{AccessRecord, Routed, loggable_path},
 };
+
+// Each method has its place in the counters.
+const _: () = assert!(Method::ALL.len() == METHODS);
 
 /// Octets of a path that are kept for the log.
 const LOGGED_PATH_BYTES_MAX: usize = 256;
@@ -251,7 +254,7 @@ async fn deliver(
                 };
                 let freshness = if again.is_some() { Freshness::Fresh } else { Freshness::Any };
                 account.in_flight = Some(InFlight::new(worker, slot));
-                match upstream::checkout(worker, &client.alarm, slot, freshness).await {
+                match upstream::checkout(worker, client.alarm, slot, freshness).await {
                     Ok(checkout) => (slot, checkout),
                     Err(failure) => {
                         attempt.sent = Sent::Nothing;
@@ -311,7 +314,7 @@ async fn reach_instance(
         let (failure, patience) = match found {
             Some(slot) => {
                 account.in_flight = Some(InFlight::new(worker, slot));
-                match upstream::checkout(worker, &client.alarm, slot, freshness).await {
+                match upstream::checkout(worker, client.alarm, slot, freshness).await {
                     Ok(checkout) => {
                         worker.stats().affinity_hits.add(1);
                         return Ok((slot, checkout));

@@ -433,12 +433,12 @@ where
             if let Poll::Ready(output) = operation.as_mut().poll(cx) {
                 return Poll::Ready(Ok(Turn::Done(output)));
             }
-            if let Some(upload) = &mut self.upload {
-                if let Poll::Ready(uploaded) = upload.as_mut().poll(cx) {
-                    self.upload = None;
-                    if let Err(failure) = self.uploaded(uploaded) {
-                        return Poll::Ready(Err(failure));
-                    }
+            if let Some(upload) = &mut self.upload
+                && let Poll::Ready(uploaded) = upload.as_mut().poll(cx)
+            {
+                self.upload = None;
+                if let Err(failure) = self.uploaded(uploaded) {
+                    return Poll::Ready(Err(failure));
                 }
             }
             // While a body is uploaded, the upload itself meets the client's end.
