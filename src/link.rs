@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
+use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 pub use crate::model::Report;
 use crate::model::Snapshot;
