@@ -1,0 +1,668 @@
+//! The control plane under random weather, against a model that is too simple to be wrong.
+//!
+//! Every seed is one run: random answers and failures of DNS, probe results, reports, exchanges
+//! that begin and end, clock jumps and the end of the process, in random order. After each step
+//! the last snapshot is compared with what the model expects. A run that fails prints its seed and
+//! step; `LB_SIM_SEED=<seed> cargo test --test plane_simulation` plays it again, and
+//! `LB_SIM_RUNS=<n>` runs more of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use stepflow_load_balancer::{
+    health::{Policy, ProbeFailure, ProbeSuccess, ProbeVerdict},
+    model::{
+        Backend, BackendId, Health, InstanceId, Phase, Presence, Report, Rng, Snapshot, Target,
+        Version,
+    },
+    plane::{
+        Absence, DrainTimes, Input, Output, Plane, PlaneEvent, Query, QueryKind, QuestionId,
+        Refresh, Resolution, ResolveFailure, Service, Settings,
+    },
+    stats::BackendStats,
+};
+
+const RUNS: u64 = 400;
+const STEPS: usize = 400;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What a run is about. Chosen by the seed.
+struct Scenario {
+    settings: Settings,
+    /// With SRV the order of first answers decides when old hosts retire, so there the model only
+    /// knows bounds.
+    has_srv: bool,
+}
+
+fn scenario(rng: &mut Rng) -> Scenario {
+    let upstreams = [
+        ("10.0.0.1:80", false),
+        ("workers:80", false),
+        ("workers:80,others:80,10.0.0.1:80", false),
+        ("workers:80,workers:81", false),
+        ("srv:services", true),
+        ("srv:services,workers:80", true),
+    ];
+    let (upstream, has_srv) = pick(rng, &upstreams);
+    let policy = Policy {
+        interval: SECOND * number(rng, 1, 10),
+        max_failures: NonZeroU32::new(number(rng, 1, 4)).unwrap(),
+        healthy_threshold: NonZeroU32::new(number(rng, 1, 3)).unwrap(),
+    };
+    let settings = Settings {
+        targets: Target::parse_list(upstream).unwrap(),
+        refresh: Refresh { min: SECOND, max: 30 * SECOND },
+        health: (rng.below(4) > 0).then_some(policy),
+        drain: DrainTimes { grace: 5 * SECOND, drain: 30 * SECOND },
+        workers: 2,
+    };
+    Scenario { settings, has_srv: *has_srv }
+}
+
+fn number(rng: &mut Rng, low: u32, high: u32) -> u32 {
+    low + u32::try_from(rng.below(u64::from(high - low + 1))).unwrap()
+}
+
+fn index(rng: &mut Rng, len: usize) -> usize {
+    usize::try_from(rng.below(len as u64)).unwrap()
+}
+
+fn pick<'a, T>(rng: &mut Rng, values: &'a [T]) -> &'a T {
+    &values[index(rng, values.len())]
+}
+
+/// What one DNS question has led to, by the rules and nothing else.
+#[derive(Default)]
+struct Known {
+    addresses: BTreeSet<IpAddr>,
+    services: BTreeSet<Service>,
+    absences: u32,
+}
+
+/// What one backend's probes have led to.
+#[derive(Clone)]
+struct Patient {
+    health: Health,
+    passed: u32,
+    failed: u32,
+}
+
+struct Run {
+    seed: u64,
+    step: usize,
+    rng: Rng,
+    now: Instant,
+    scenario: Scenario,
+    plane: Plane,
+
+    trace: Vec<String>,
+    questions: Vec<(QuestionId, Query)>,
+    probes: Vec<BackendId>,
+    answered: u64,
+    probed: u64,
+    asked_at: BTreeMap<QuestionId, Instant>,
+
+    snapshot: Option<Arc<Snapshot>>,
+    known: BTreeMap<Query, Known>,
+    srv_addresses: BTreeSet<SocketAddr>,
+    patients: BTreeMap<BackendId, Patient>,
+    seen: BTreeMap<BackendId, (SocketAddr, Arc<BackendStats>)>,
+    replaced: BTreeSet<BackendId>,
+    running: Vec<Arc<BackendStats>>,
+    idle_since: BTreeMap<BackendId, Instant>,
+    shutdowns: u32,
+    is_over: bool,
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("\nfailed at step {}; replay with LB_SIM_SEED={}", self.step, self.seed);
+            for line in self.trace.iter().rev().take(20).rev() {
+                eprintln!("  {line}");
+            }
+        }
+    }
+}
+
+impl Run {
+    fn new(seed: u64, start: Instant) -> Self {
+        let mut rng = Rng::new(seed);
+        let scenario = scenario(&mut rng);
+        let mut run = Self {
+            plane: Plane::new(&scenario.settings, seed, start),
+            seed,
+            step: 0,
+            rng,
+            now: start,
+            scenario,
+            trace: Vec::new(),
+            questions: Vec::new(),
+            probes: Vec::new(),
+            answered: 0,
+            probed: 0,
+            asked_at: BTreeMap::new(),
+            snapshot: None,
+            known: BTreeMap::new(),
+            srv_addresses: BTreeSet::new(),
+            patients: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            replaced: BTreeSet::new(),
+            running: Vec::new(),
+            idle_since: BTreeMap::new(),
+            shutdowns: 0,
+            is_over: false,
+        };
+        run.collect();
+        run.check();
+        run
+    }
+
+    fn play(&mut self) {
+        while self.step < STEPS && !self.is_over {
+            self.step += 1;
+            match self.rng.below(100) {
+                0..25 => self.answer_question(),
+                25..50 => self.end_probe(),
+                50..60 => self.report(),
+                60..72 => self.begin_or_end_exchange(),
+                72..98 => self.pass_time(),
+                _ => self.rare(),
+            }
+            self.check();
+        }
+        self.end();
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.trace.push(format!("> {input:?}"));
+        self.plane.handle(input, self.now);
+        self.collect();
+    }
+
+    fn collect(&mut self) {
+        while let Some(output) = self.plane.poll_output() {
+            assert!(!self.is_over, "nothing follows an exit, but {output:?}");
+            self.trace.push(format!("{output:?}"));
+            match output {
+                Output::Resolve { question, query } => self.asked(question, query),
+                Output::Probe { backend, address } => {
+                    assert!(self.scenario.settings.health.is_some());
+                    assert!(!self.probes.contains(&backend), "one probe of a backend at a time");
+                    assert_eq!(self.seen_backend(backend).0, address);
+                    self.probes.push(backend);
+                    assert!(self.probes.len() <= 128);
+                }
+                Output::Publish(snapshot) => self.published(snapshot),
+                Output::Event(event) => self.said(&event),
+                Output::Exit(_) => {
+                    assert!(self.shutdowns > 0);
+                    self.is_over = true;
+                }
+            }
+        }
+    }
+
+    fn seen_backend(&self, id: BackendId) -> &(SocketAddr, Arc<BackendStats>) {
+        &self.seen[&id]
+    }
+
+    fn asked(&mut self, question: QuestionId, query: Query) {
+        assert!(!self.questions.iter().any(|(id, _)| *id == question), "asked twice at once");
+        if let Some(last) = self.asked_at.insert(question, self.now) {
+            let pause = self.now - last;
+            assert!(pause >= SECOND, "{query:?} asked again after {pause:?}");
+        }
+        self.questions.push((question, query));
+    }
+
+    fn published(&mut self, snapshot: Arc<Snapshot>) {
+        let before = self.snapshot.as_deref();
+        let (version, phase) =
+            before.map_or((Version(0), Phase::Serving), |s| (s.version, s.phase));
+        assert_eq!(snapshot.version, version.next(), "versions rise by one");
+        assert!(snapshot.phase >= phase, "phases move forward");
+        assert!(snapshot.backends.is_sorted_by_key(|b| b.id), "in order of identity");
+        for backend in &snapshot.backends {
+            let newest = self.seen.last_key_value().map_or(0, |(id, _)| id.0);
+            match self.seen.get(&backend.id) {
+                Some((address, stats)) => {
+                    assert_eq!(*address, backend.address, "an id never changes its address");
+                    assert!(Arc::ptr_eq(stats, &backend.stats), "an id keeps its counts");
+                    let is_there =
+                        before.is_some_and(|s| s.backends.iter().any(|b| b.id == backend.id));
+                    assert!(is_there, "{:?} was gone and is back", backend.id);
+                }
+                None => {
+                    assert!(backend.id.0 > newest, "ids rise");
+                    assert_eq!(backend.stats.in_flight(), 0, "fresh counts");
+                    let seen = (backend.address, Arc::clone(&backend.stats));
+                    self.seen.insert(backend.id, seen);
+                }
+            }
+        }
+        for old in before.map_or(&[][..], |s| &s.backends) {
+            let is_gone = snapshot.backends.iter().all(|b| b.id != old.id);
+            let may_go = old.stats.in_flight() == 0 || self.replaced.contains(&old.id);
+            assert!(!is_gone || may_go, "{old:?} went while something runs on it");
+        }
+        self.snapshot = Some(snapshot);
+    }
+
+    /// Events tell the model what it cannot see in time: who succeeds whom.
+    fn said(&mut self, event: &PlaneEvent) {
+        match event {
+            PlaneEvent::BackendDiscovered { id, .. } => {
+                let health = match self.scenario.settings.health {
+                    Some(_) => Health::Unprobed,
+                    None => Health::Healthy,
+                };
+                self.patients.insert(*id, Patient { health, passed: 0, failed: 0 });
+            }
+            PlaneEvent::InstanceChanged { id, address, old, new, .. } => {
+                assert_ne!(old, new);
+                let predecessor = self.backends().into_iter().find(|b| b.address == *address);
+                let predecessor = predecessor.expect("somebody to succeed").id;
+                self.replaced.insert(predecessor);
+                let health = self.patients[&predecessor].health;
+                self.patients.insert(*id, Patient { health, passed: 0, failed: 0 });
+            }
+            _ => {}
+        }
+    }
+
+    fn backends(&self) -> Vec<Backend> {
+        self.snapshot.as_ref().map_or_else(Vec::new, |snapshot| snapshot.backends.clone())
+    }
+
+    fn answer_question(&mut self) {
+        if self.questions.is_empty() {
+            return;
+        }
+        let at = index(&mut self.rng, self.questions.len());
+        let (question, query) = self.questions.swap_remove(at);
+        let resolution = self.resolution(query.kind);
+        let present_before = self.present();
+        let is_failure = matches!(resolution, Resolution::Failed(_));
+        self.learn(&query, &resolution);
+        self.answered += 1;
+        self.handle(Input::Resolved { question, resolution });
+        if is_failure {
+            let present = self.present();
+            assert!(present_before.is_empty() || !present.is_empty(), "a failure emptied the set");
+            assert!(self.scenario.has_srv || present == present_before, "a failure changed it");
+        }
+        // A second answer to a question that is not asked again is nobody's.
+        let is_asked_again = self.questions.iter().any(|(id, _)| *id == question);
+        if !is_asked_again && self.rng.below(20) == 0 {
+            let resolution = self.resolution(query.kind);
+            self.handle(Input::Resolved { question, resolution });
+        }
+    }
+
+    fn resolution(&mut self, kind: QueryKind) -> Resolution {
+        let rng = &mut self.rng;
+        let ttl = SECOND * *pick(rng, &[0, 1, 5, 30, 3600]);
+        match rng.below(10) {
+            0..2 => Resolution::Failed(*pick(
+                rng,
+                &[ResolveFailure::Timeout, ResolveFailure::ServerFailure],
+            )),
+            2..5 => Resolution::Absent(*pick(rng, &[Absence::NoSuchName, Absence::NoRecords])),
+            _ => {
+                let count = 1 + rng.below(4);
+                match kind {
+                    QueryKind::A => {
+                        let ip =
+                            |_| IpAddr::from([10, 0, 0, 1 + u8::try_from(rng.below(6)).unwrap()]);
+                        Resolution::Addresses { addresses: (0..count).map(ip).collect(), ttl }
+                    }
+                    QueryKind::Aaaa => {
+                        let ip = |_| {
+                            let last = 1 + u16::try_from(rng.below(6)).unwrap();
+                            IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, last])
+                        };
+                        Resolution::Addresses { addresses: (0..count).map(ip).collect(), ttl }
+                    }
+                    QueryKind::Srv => {
+                        let service = |_| Service {
+                            host: Arc::from(*pick(rng, &["a.", "b.", "c.", "d."])),
+                            port: *pick(rng, &[80, 81]),
+                            priority: *pick(rng, &[0, 1]),
+                            weight: *pick(rng, &[0, 5]),
+                        };
+                        Resolution::Services { services: (0..count).map(service).collect(), ttl }
+                    }
+                }
+            }
+        }
+    }
+
+    fn learn(&mut self, query: &Query, resolution: &Resolution) {
+        let known = self.known.entry(query.clone()).or_default();
+        match resolution {
+            Resolution::Addresses { addresses, .. } => {
+                known.addresses = addresses.iter().copied().collect();
+                known.absences = 0;
+                for (ip, port) in addresses.iter().flat_map(|ip| [(*ip, 80), (*ip, 81)]) {
+                    self.srv_addresses.insert(SocketAddr::new(ip, port));
+                }
+            }
+            Resolution::Services { services, .. } => {
+                known.services = services.iter().cloned().collect();
+                known.absences = 0;
+            }
+            Resolution::Absent(_) => {
+                known.absences += 1;
+                if known.absences >= 3 {
+                    known.addresses.clear();
+                    known.services.clear();
+                }
+            }
+            Resolution::Failed(_) => known.absences = 0,
+        }
+    }
+
+    /// Addresses that must be present, without those that only SRV records name.
+    fn wanted(&self) -> BTreeSet<SocketAddr> {
+        let mut wanted = BTreeSet::new();
+        for target in &self.scenario.settings.targets {
+            match target {
+                Target::Address(address) => {
+                    wanted.insert(*address);
+                }
+                Target::Name { host, port } => {
+                    for kind in [QueryKind::A, QueryKind::Aaaa] {
+                        let query = Query { name: Arc::from(host.as_str()), kind };
+                        let addresses = self.known.get(&query).map(|known| &known.addresses);
+                        let addresses = addresses.into_iter().flatten();
+                        wanted.extend(addresses.map(|ip| SocketAddr::new(*ip, *port)));
+                    }
+                }
+                Target::Srv { .. } => {}
+            }
+        }
+        wanted
+    }
+
+    fn present(&self) -> BTreeSet<SocketAddr> {
+        let backends = self.backends();
+        let present = backends.iter().filter(|b| b.presence == Presence::Present);
+        present.map(|b| b.address).collect()
+    }
+
+    fn end_probe(&mut self) {
+        if self.probes.is_empty() {
+            return;
+        }
+        let at = index(&mut self.rng, self.probes.len());
+        let backend = self.probes.swap_remove(at);
+        let verdict = self.verdict();
+        self.probed += 1;
+        // The model: who answered first, then what the answer says.
+        let is_current = self.backends().iter().any(|b| b.id == backend);
+        let old = self.backends().into_iter().find(|b| b.id == backend);
+        let instance = verdict.as_ref().ok().and_then(|success| success.instance.clone());
+        let address = self.seen_backend(backend).0;
+        self.handle(Input::Probed { backend, verdict: verdict.clone() });
+        let judged = match (old.and_then(|b| b.instance), instance) {
+            (Some(old), Some(new)) if old != new => {
+                self.backends().iter().find(|b| b.address == address).expect("a successor").id
+            }
+            _ => backend,
+        };
+        if is_current {
+            self.observe(judged, &verdict);
+        }
+    }
+
+    fn observe(&mut self, id: BackendId, verdict: &ProbeVerdict) {
+        let policy = self.scenario.settings.health.expect("who is probed is judged");
+        let patient = self.patients.get_mut(&id).expect("a patient");
+        match verdict {
+            Ok(_) => {
+                (patient.passed, patient.failed) = (patient.passed + 1, 0);
+                if patient.passed >= policy.healthy_threshold.get() {
+                    patient.health = Health::Healthy;
+                }
+            }
+            Err(ProbeFailure::Local) => {}
+            Err(_) => {
+                (patient.passed, patient.failed) = (0, patient.failed + 1);
+                if patient.failed >= policy.max_failures.get() {
+                    patient.health = Health::Unhealthy;
+                }
+            }
+        }
+    }
+
+    fn verdict(&mut self) -> ProbeVerdict {
+        let rng = &mut self.rng;
+        match rng.below(10) {
+            0..3 => Err(*pick(rng, &[ProbeFailure::Refused, ProbeFailure::ResponseTimeout])),
+            3 => Err(ProbeFailure::Local),
+            4..7 => Ok(ProbeSuccess::default()),
+            _ => Ok(ProbeSuccess { instance: Some(instance(rng)), ignored: None }),
+        }
+    }
+
+    fn report(&mut self) {
+        // Any backend that ever was: reports travel slowly.
+        let ids: Vec<BackendId> = self.seen.keys().copied().collect();
+        let report = match self.rng.below(3) {
+            0 => Report::InstanceUnknown,
+            _ if ids.is_empty() => Report::InstanceUnknown,
+            1 => Report::ConnectFailed(*pick(&mut self.rng, &ids)),
+            _ => {
+                let id = *pick(&mut self.rng, &ids);
+                Report::InstanceSeen(id, instance(&mut self.rng))
+            }
+        };
+        self.handle(Input::Reported(report));
+    }
+
+    fn begin_or_end_exchange(&mut self) {
+        let backends = self.backends();
+        if self.rng.below(2) == 0 && !self.running.is_empty() {
+            let at = index(&mut self.rng, self.running.len());
+            self.running.swap_remove(at).cell(0).in_flight.decrement();
+        } else if !backends.is_empty() {
+            let stats = Arc::clone(&pick(&mut self.rng, &backends).stats);
+            stats.cell(0).in_flight.increment();
+            self.running.push(stats);
+        }
+    }
+
+    fn pass_time(&mut self) {
+        let ms = match self.rng.below(20) {
+            0 => self.rng.below(7_200_000),
+            1..10 => self.rng.below(10_000),
+            _ => self.rng.below(500),
+        };
+        let end = self.now + Duration::from_millis(ms);
+        let is_jump = self.rng.below(4) == 0;
+        self.trace.push(format!("-- {ms} ms{}", if is_jump { ", in one jump" } else { "" }));
+        if is_jump {
+            self.now = end;
+            self.tick();
+        } else {
+            while let Some(at) = self.plane.poll_timeout().filter(|at| *at <= end) {
+                self.now = self.now.max(at);
+                self.tick();
+            }
+            self.now = end;
+        }
+    }
+
+    fn tick(&mut self) {
+        self.plane.handle_timeout(self.now);
+        self.collect();
+        if let Some(at) = self.plane.poll_timeout() {
+            assert!(at > self.now, "a timeout that is not over after it was handled");
+        }
+        self.note_idle();
+    }
+
+    fn rare(&mut self) {
+        match self.rng.below(8) {
+            0 => {
+                self.shutdowns += 1;
+                self.handle(Input::Shutdown);
+                assert_eq!(self.is_over, self.shutdowns > 1);
+            }
+            1 if !self.seen.is_empty() => {
+                // A probe that nobody started, or that ended before.
+                let ids: Vec<BackendId> = self.seen.keys().copied().collect();
+                let backend = *pick(&mut self.rng, &ids);
+                if !self.probes.contains(&backend) {
+                    let verdict = self.verdict();
+                    self.handle(Input::Probed { backend, verdict });
+                }
+            }
+            _ => {
+                let open = self.rng.below(3);
+                let newest = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.version.0);
+                let applied = Version(newest - self.rng.below(2).min(newest));
+                self.handle(Input::ConnectionsOpen { open, applied });
+            }
+        }
+    }
+
+    /// Since when each leaving backend has had nothing to do.
+    fn note_idle(&mut self) {
+        let mut idle_since = BTreeMap::new();
+        for backend in self.backends() {
+            if backend.presence == Presence::Leaving && backend.stats.in_flight() == 0 {
+                let since = self.idle_since.get(&backend.id).copied().unwrap_or(self.now);
+                idle_since.insert(backend.id, since);
+            }
+        }
+        self.idle_since = idle_since;
+    }
+
+    fn check(&mut self) {
+        self.note_idle();
+        let backends = self.backends();
+        let mut addresses = BTreeSet::new();
+        for backend in &backends {
+            assert!(addresses.insert(backend.address), "one backend per address");
+            assert_eq!(backend.health, self.patients[&backend.id].health, "{backend:?}");
+            if backend.presence == Presence::Leaving {
+                assert!(!backend.takes_new_work());
+            }
+            if let Some(since) = self.idle_since.get(&backend.id) {
+                assert!(self.now - *since <= 2 * SECOND, "{backend:?} has nothing left to do");
+            }
+        }
+        if !self.is_over {
+            let (present, wanted) = (self.present(), self.wanted());
+            assert!(present.is_superset(&wanted), "missing: {present:?} {wanted:?}");
+            if self.scenario.has_srv {
+                let extra: Vec<_> = present.difference(&wanted).collect();
+                assert!(extra.iter().all(|a| self.srv_addresses.contains(a)), "{extra:?}");
+            } else {
+                assert_eq!(present, wanted);
+            }
+        }
+        let counters = self.plane.counters();
+        assert_eq!(counters.publishes, self.snapshot.as_ref().map_or(0, |s| s.version.0));
+        assert_eq!(counters.discovery_operations, self.answered);
+        assert_eq!(
+            counters.probes_passed + counters.probes_failed.iter().sum::<u64>(),
+            self.probed
+        );
+    }
+
+    /// The process can always be ended, whatever state it is in.
+    fn end(&mut self) {
+        for stats in std::mem::take(&mut self.running) {
+            stats.cell(0).in_flight.decrement();
+        }
+        for _ in 0..2 {
+            if !self.is_over {
+                self.shutdowns += 1;
+                self.handle(Input::Shutdown);
+            }
+        }
+        assert!(self.is_over);
+        assert_eq!(self.plane.poll_timeout(), None);
+    }
+}
+
+fn instance(rng: &mut Rng) -> InstanceId {
+    InstanceId::parse(pick(rng, &["pod-1", "pod-2", "pod-3"]).as_bytes()).unwrap()
+}
+
+fn seeds() -> Vec<u64> {
+    let number = |name: &str| {
+        std::env::var(name).ok().map(|text| {
+            text.parse::<u64>().unwrap_or_else(|_| panic!("{name}={text} is not a number"))
+        })
+    };
+    match number("LB_SIM_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..number("LB_SIM_RUNS").unwrap_or(RUNS)).collect(),
+    }
+}
+
+#[test]
+fn random_runs_agree_with_the_model() {
+    let start = Instant::now();
+    let mut covered = BTreeSet::new();
+    let seeds = seeds();
+    for seed in &seeds {
+        let mut run = Run::new(*seed, start);
+        run.play();
+        for line in run.trace.iter().filter_map(|line| line.strip_prefix("Event(")) {
+            let name: String = line.chars().take_while(char::is_ascii_alphabetic).collect();
+            covered.insert(name);
+        }
+    }
+    if seeds.len() as u64 >= RUNS {
+        // Weather that never blows proves nothing.
+        let want = [
+            "BackendDiscovered",
+            "BackendLeft",
+            "BackendReturned",
+            "BackendGone",
+            "BackendHealthy",
+            "BackendUnhealthy",
+            "ProbeFailed",
+            "InstanceLearned",
+            "InstanceChanged",
+            "InstanceClash",
+            "HealthyChanged",
+            "Resolved",
+            "ResolveFailedKept",
+            "ResolveEmptyKept",
+            "ResolveEmptied",
+            "NameEmpty",
+            "DrainStarted",
+            "AcceptingStopped",
+            "DrainFinished",
+        ];
+        let missing: Vec<_> = want.iter().filter(|name| !covered.contains(**name)).collect();
+        assert!(missing.is_empty(), "never happened: {missing:?}");
+    }
+}
+
+#[test]
+fn equal_inputs_give_equal_outputs() {
+    let start = Instant::now();
+    for seed in seeds().into_iter().take(50) {
+        let traces = [start, start + Duration::from_secs(86_400)].map(|start| {
+            let mut run = Run::new(seed, start);
+            run.play();
+            std::mem::take(&mut run.trace)
+        });
+        for (one, other) in traces[0].iter().zip(&traces[1]) {
+            assert_eq!(one, other, "LB_SIM_SEED={seed}");
+        }
+        assert_eq!(traces[0].len(), traces[1].len(), "LB_SIM_SEED={seed}");
+    }
+}
