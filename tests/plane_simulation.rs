@@ -546,6 +546,10 @@ impl Run {
     }
 
     fn check(&mut self) {
+        // After the end nothing more is done, so nothing more can be expected.
+        if self.is_over {
+            return;
+        }
         self.note_idle();
         let backends = self.backends();
         let mut addresses = BTreeSet::new();
@@ -559,15 +563,13 @@ impl Run {
                 assert!(self.now - *since <= 2 * SECOND, "{backend:?} has nothing left to do");
             }
         }
-        if !self.is_over {
-            let (present, wanted) = (self.present(), self.wanted());
-            assert!(present.is_superset(&wanted), "missing: {present:?} {wanted:?}");
-            if self.scenario.has_srv {
-                let extra: Vec<_> = present.difference(&wanted).collect();
-                assert!(extra.iter().all(|a| self.srv_addresses.contains(a)), "{extra:?}");
-            } else {
-                assert_eq!(present, wanted);
-            }
+        let (present, wanted) = (self.present(), self.wanted());
+        assert!(present.is_superset(&wanted), "missing: {present:?} {wanted:?}");
+        if self.scenario.has_srv {
+            let extra: Vec<_> = present.difference(&wanted).collect();
+            assert!(extra.iter().all(|a| self.srv_addresses.contains(a)), "{extra:?}");
+        } else {
+            assert_eq!(present, wanted);
         }
         let counters = self.plane.counters();
         assert_eq!(counters.publishes, self.snapshot.as_ref().map_or(0, |s| s.version.0));

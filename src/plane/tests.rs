@@ -261,6 +261,7 @@ fn absence_empties_only_the_third_time_in_a_row() {
         ("three of both kinds", vec![NO_SUCH_NAME, NO_RECORDS, NO_SUCH_NAME], false),
         ("answer between", vec![NO_RECORDS, NO_RECORDS, good(), NO_RECORDS, NO_RECORDS], true),
         ("failure between", vec![NO_RECORDS, NO_RECORDS, TIMEOUT, NO_RECORDS], true),
+        ("failures are no absences", vec![TIMEOUT, TIMEOUT, NO_RECORDS], true),
         ("unusable counts as none", vec![addresses(&["0.0.0.0"]); 3], false),
         ("wrong family counts as none", vec![addresses(&["fd00::1"]); 3], false),
     ];
