@@ -267,16 +267,19 @@ impl Hands {
         None
     }
 
-    /// Runs `question` beside everything else and hands its answer to the plane; `panicked` if it
-    /// comes to no answer.
+    /// Runs `question` beside everything else and hands its answer to the plane.
     fn ask(&self, question: impl Future<Output = Input> + 'static, panicked: Input) {
         let inputs = self.inputs.clone();
         tokio::task::spawn_local(async move {
-            let input = tokio::task::spawn_local(question).await.unwrap_or(panicked);
             // Nobody listens any more only while the thread ends.
-            let _ = inputs.send(input);
+            let _ = inputs.send(outcome(question, panicked).await);
         });
     }
+}
+
+/// The answer of `question`, or `panicked` if it comes to none.
+async fn outcome(question: impl Future<Output = Input> + 'static, panicked: Input) -> Input {
+    tokio::task::spawn_local(question).await.unwrap_or(panicked)
 }
 
 fn settings(config: &Config, workers: usize) -> Settings {
@@ -330,3 +333,6 @@ async fn any_signal(signals: &mut Option<[Signal; 2]>) {
         else => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

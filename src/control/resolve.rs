@@ -144,7 +144,7 @@ impl Resolver {
         let Ok(name) = Name::from_str_relaxed(&*query.name) else {
             return Resolution::Failed(ResolveFailure::InvalidName);
         };
-        if let Some(resolution) = active.in_hosts_file(&name, query.kind) {
+        if let Some(resolution) = active.in_hosts(&name, query.kind) {
             return resolution;
         }
         let names = active.candidates(&name);
@@ -269,7 +269,7 @@ fn name_server(address: &SocketAddr) -> NameServerConfig {
 }
 
 impl Active {
-    fn in_hosts_file(&self, name: &Name, kind: QueryKind) -> Option<Resolution> {
+    fn in_hosts(&self, name: &Name, kind: QueryKind) -> Option<Resolution> {
         let lookup = |kind| {
             let query = op::Query::query(name.clone(), record_type(kind));
             self.hosts.lookup_static_host(&query)
