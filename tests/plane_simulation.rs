@@ -27,7 +27,7 @@ use stepflow_load_balancer::{
     stats::BackendStats,
 };
 
-const RUNS: u64 = 400;
+const RUNS: u64 = 300;
 const STEPS: usize = 400;
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -173,8 +173,10 @@ mod tests {
 
     use super::*;
 
+    const PATIENT: Duration = Duration::from_secs(20);
+
     /// Answers one connection with `pieces`, each in its own segment, and returns the request.
-    async fn answered(pieces: &[&[u8]], close: bool) -> (ProbeVerdict, String) {
+    async fn answered(pieces: &[&[u8]], close: bool, timeout: Duration) -> (ProbeVerdict, String) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let pieces: Vec<Vec<u8>> = pieces.iter().map(|piece| piece.to_vec()).collect();
@@ -200,7 +202,6 @@ mod tests {
             let _ = stream.read(&mut [0; 64]);
             String::from_utf8(request).unwrap()
         });
-        let timeout = if close { Duration::from_secs(20) } else { Duration::from_millis(100) };
         let prober = Prober { path: "/health?deep=1".to_owned(), timeout };
         let verdict = prober.probe(address).await;
         let request = server.join().unwrap();
@@ -210,7 +211,7 @@ mod tests {
 
     #[tokio::test]
     async fn request_is_what_is_documented() {
-        let (_, request) = answered(&[b"HTTP/1.1 204 No Content\r\n\r\n"], true).await;
+        let (_, request) = answered(&[b"HTTP/1.1 204 No Content\r\n\r\n"], true, PATIENT).await;
         assert!(request.starts_with("GET /health?deep=1 HTTP/1.1\r\n"), "{request}");
         let agent =
             format!("\r\nUser-Agent: stepflow-load-balancer/{}\r\n", env!("CARGO_PKG_VERSION"));
@@ -229,9 +230,9 @@ mod tests {
         let until_close = format!("HTTP/1.0 200 OK\r\n\r\n{body}");
         let interim = format!("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n{length}");
         for answer in [length, chunked, until_close, interim] {
-            let whole = answered(&[answer.as_bytes()], true).await.0;
+            let whole = answered(&[answer.as_bytes()], true, PATIENT).await.0;
             let bytewise: Vec<&[u8]> = answer.as_bytes().chunks(1).collect();
-            let split = answered(&bytewise, true).await.0;
+            let split = answered(&bytewise, true, PATIENT).await.0;
             let success = whole.clone().unwrap();
             assert_eq!(success.instance.unwrap().as_str(), "pod-1", "{answer}");
             assert_eq!(whole, split, "{answer}");
@@ -273,7 +274,11 @@ mod tests {
             ("HTTP/1.1 200 OK\r\n\r\n{\"status\":\"busy\"}", true, ProbeFailure::SaysUnhealthy),
         ];
         for (answer, close, want) in cases {
-            let (verdict, _) = answered(&[answer.as_bytes()], *close).await;
+            let timeout = match want {
+                ProbeFailure::ResponseTimeout => Duration::from_millis(300),
+                _ => PATIENT,
+            };
+            let (verdict, _) = answered(&[answer.as_bytes()], *close, timeout).await;
             assert_eq!(verdict, Err(*want), "{answer:.60}");
         }
     }
@@ -283,7 +288,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let prober = Prober { path: "/".to_owned(), timeout: Duration::from_secs(20) };
+        let prober = Prober { path: "/".to_owned(), timeout: PATIENT };
         assert_eq!(prober.probe(address).await, Err(ProbeFailure::Refused));
     }
 

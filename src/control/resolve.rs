@@ -134,7 +134,7 @@ impl Resolver {
         state.checked = Instant::now();
         let stamps = self.files.stamps();
         if stamps != state.stamps {
-            info!(file = %self.files.resolv_conf.display(), "Resolver configuration changed");
+            info!(files = ?self.files, "Resolver files changed: reading them again");
             state.stamps = stamps;
             state.active = Rc::new(self.files.read(&self.servers_override));
         }

@@ -87,6 +87,12 @@ impl Discovery {
         discovery
     }
 
+    /// Number of questions.
+    #[cfg(debug_assertions)]
+    pub(super) fn len(&self) -> usize {
+        self.questions.len()
+    }
+
     /// When [`Discovery::next_due`] has something to ask.
     pub(super) fn timeout(&self) -> Option<Instant> {
         let may_ask = self.running.len() < QUESTIONS_RUNNING_MAX;
@@ -327,7 +333,7 @@ impl Discovery {
         assert_eq!(due, self.schedule, "a question is running or has a time");
         for (query, id) in &self.ids {
             assert_eq!(&self.questions[id].query, query);
-            let is_running = !due.iter().any(|(_, due_id)| due_id == id);
+            let is_running = matches!(self.questions[id].clock, Clock::Running { .. });
             assert_eq!(is_running, self.running.contains(id));
         }
     }

@@ -12,6 +12,7 @@
 //! - A verdict on health never bypasses its threshold.
 //! - The phase of the process only moves forward.
 
+mod claims;
 mod discovery;
 mod dns;
 mod event;
@@ -339,7 +340,7 @@ impl Plane {
     /// Too slow for thousands of backends, and then nothing it would find is new.
     #[cfg(debug_assertions)]
     fn check_invariants(&self) {
-        if self.roster.len() <= PROMPT_BACKENDS_MAX {
+        if self.roster.len().max(self.discovery.len()) <= PROMPT_BACKENDS_MAX {
             self.roster.check_invariants();
             self.discovery.check_invariants();
         }

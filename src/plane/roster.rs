@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{PlaneEvent, discovery::Share, journal::Journal};
+use super::{PlaneEvent, claims::Claims, discovery::Share, journal::Journal};
 use crate::{
     health::{
         HealthMachine, Outcome, Policy, ProbeFailure, ProbeSuccess, ProbeVerdict, Transition,
@@ -38,8 +38,7 @@ const SEEN_CHANGE_SPACING: Duration = Duration::from_secs(1);
 pub(super) struct Roster {
     entries: BTreeMap<BackendId, Entry>,
     by_address: BTreeMap<SocketAddr, BackendId>,
-    claims: BTreeMap<InstanceId, BTreeSet<BackendId>>,
-    clashing: BTreeSet<InstanceId>,
+    claims: Claims,
     leaving: BTreeSet<BackendId>,
     schedule: BTreeSet<(Instant, BackendId)>,
     running: BTreeSet<BackendId>,
@@ -74,8 +73,7 @@ impl Roster {
         Self {
             entries: BTreeMap::new(),
             by_address: BTreeMap::new(),
-            claims: BTreeMap::new(),
-            clashing: BTreeSet::new(),
+            claims: Claims::default(),
             leaving: BTreeSet::new(),
             schedule: BTreeSet::new(),
             running: BTreeSet::new(),
@@ -377,7 +375,7 @@ impl Roster {
             None => {
                 entry.backend.instance = Some(instance.clone());
                 self.is_changed = true;
-                self.claims.entry(instance.clone()).or_default().insert(id);
+                self.claims.add(instance, id);
                 let instance = instance.clone();
                 journal.event(PlaneEvent::InstanceLearned { id, address, instance });
                 self.settle_claim(id, journal);
@@ -416,30 +414,21 @@ impl Roster {
         id
     }
 
-    /// Looks whether the instance of `id` is claimed by two backends that discovery names.
+    /// Looks whether the instance of `id` is claimed by two backends that discovery names. One
+    /// that is leaving does not count: an instance may move to another address.
     fn settle_claim(&mut self, id: BackendId, journal: &mut Journal) {
-        if let Some(instance) = self.entries.get(&id).and_then(|e| e.backend.instance.clone()) {
-            self.settle_instance(&instance, journal);
-        }
-    }
-
-    fn settle_instance(&mut self, instance: &InstanceId, journal: &mut Journal) {
-        let claimants = self.claims.get(instance).into_iter().flatten();
-        let mut addresses = claimants
-            .filter_map(|id| self.entries.get(id))
-            .filter(|entry| entry.backend.presence == Presence::Present)
-            .map(|entry| entry.backend.address);
-        match (addresses.next(), addresses.next()) {
-            (Some(first), Some(second)) => {
-                if self.clashing.insert(instance.clone()) {
-                    journal.counters.instance_clashes += 1;
-                    let instance = instance.clone();
-                    journal.event(PlaneEvent::InstanceClash { instance, first, second });
-                }
-            }
-            _ => {
-                self.clashing.remove(instance);
-            }
+        let Some(instance) = self.entries.get(&id).and_then(|e| e.backend.instance.clone()) else {
+            return;
+        };
+        let backend = |id: &BackendId| self.entries.get(id).map(|entry| &entry.backend);
+        let counts = |id| backend(&id).is_some_and(|b| b.presence == Presence::Present);
+        let clash = self.claims.new_clash(&instance, counts);
+        if let Some((first, second)) = clash
+            && let (Some(first), Some(second)) = (backend(&first), backend(&second))
+        {
+            journal.counters.instance_clashes += 1;
+            let (first, second) = (first.address, second.address);
+            journal.event(PlaneEvent::InstanceClash { instance, first, second });
         }
     }
 
@@ -449,7 +438,7 @@ impl Roster {
         entry.backend.id = id;
         self.by_address.insert(entry.backend.address, id);
         if let Some(instance) = &entry.backend.instance {
-            self.claims.entry(instance.clone()).or_default().insert(id);
+            self.claims.add(instance, id);
         }
         if entry.backend.presence == Presence::Leaving {
             self.leaving.insert(id);
@@ -468,17 +457,8 @@ impl Roster {
         let entry = self.entries.remove(&id)?;
         self.by_address.remove(&entry.backend.address);
         self.leaving.remove(&id);
-        if let Some(instance) = &entry.backend.instance
-            && let Some(claimants) = self.claims.get_mut(instance)
-        {
-            claimants.remove(&id);
-            let is_clash_over = claimants.len() < 2;
-            if claimants.is_empty() {
-                self.claims.remove(instance);
-            }
-            if is_clash_over {
-                self.clashing.remove(instance);
-            }
+        if let Some(instance) = &entry.backend.instance {
+            self.claims.remove(instance, id);
         }
         if let Some(at) = entry.machine.as_ref().and_then(HealthMachine::due) {
             self.schedule.remove(&(at, id));
@@ -492,8 +472,7 @@ impl Roster {
         assert_eq!(self.by_address.len(), self.entries.len(), "one backend per address");
         assert!(self.running.len() <= PROBES_RUNNING_MAX);
         assert!(self.schedule.len() <= self.entries.len());
-        assert!(self.claims.values().all(|claimants| !claimants.is_empty()));
-        assert!(self.clashing.iter().all(|instance| self.claims[instance].len() >= 2));
+        self.claims.check_invariants();
         for (id, entry) in &self.entries {
             let backend = &entry.backend;
             assert_eq!(backend.id, *id);
@@ -501,7 +480,7 @@ impl Roster {
             assert_eq!(self.by_address.get(&backend.address), Some(id));
             assert_eq!(backend.presence == Presence::Leaving, self.leaving.contains(id));
             if let Some(instance) = &backend.instance {
-                assert!(self.claims[instance].contains(id));
+                assert!(self.claims.has(instance, *id));
             }
             match &entry.machine {
                 None => assert_eq!(backend.health, Health::Healthy),
