@@ -225,7 +225,8 @@ def test_without_a_healthy_worker_the_balancer_says_so_and_recovers(lab):
 
 def test_sigterm_lets_a_running_flow_finish_and_exits_with_zero(lab):
     workers = lab.workers(2)
-    balancer = lab.balancer(workers)
+    # Short enough for the streams to go on after the listeners have closed.
+    balancer = lab.balancer(workers, STEPFLOW_LB_DRAIN_GRACE="500ms")
     orchestrator = lab.orchestrator(balancer.url)
     # One callback round at once, then three seconds in which only the stream is open.
     began = time.monotonic()
