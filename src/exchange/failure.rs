@@ -57,7 +57,10 @@ impl Stage {
 }
 
 macro_rules! failures {
-    ($($(#[$doc:meta])+ $name:ident: $origin:ident, $stage:ident, $status:expr, $label:literal, $reason:literal;)+) => {
+    ($(
+        $(#[$doc:meta])+
+        $name:ident: $origin:ident, $stage:ident, $status:expr, $label:literal, $reason:literal;
+    )+) => {
         /// What went wrong.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]

@@ -10,7 +10,8 @@
 //! - Results do not depend on how the input was split.
 //! - Work is linear in the input; memory is bounded by the caller's limits.
 //! - No input panics.
-//! - A message that two readers could read differently is refused. There is no lenient mode (ADR 8).
+//! - A message that two readers could read differently is refused. There is no lenient mode
+//!   (ADR 8).
 
 mod body;
 mod date;

@@ -375,7 +375,8 @@ mod tests {
             input.extend_from_slice(b"0\r\n\r\n");
             let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c.min(input.len())).collect();
             cuts.sort_unstable();
-            let pieces = run(Transfer::text(Framing::Chunked, Coding::Chunked), &input, cuts.into_iter());
+            let transfer = Transfer::text(Framing::Chunked, Coding::Chunked);
+            let pieces = run(transfer, &input, cuts.into_iter());
             prop_assert_eq!(content_of_chunks(&pieces.unwrap().concat()), content);
         }
     }

@@ -139,7 +139,10 @@ impl Discovery {
             self.replace_services(&query.name, old, now);
         }
         self.tell_nothing(&query, journal);
-        let is_retiring = |source: &Source| matches!(source, Source::Services { retiring, .. } if !retiring.is_empty());
+        let is_retiring = |source: &Source| match source {
+            Source::Services { retiring, .. } => !retiring.is_empty(),
+            Source::Address(_) | Source::Host { .. } => false,
+        };
         is_changed || self.sources.iter().any(is_retiring)
     }
 

@@ -23,7 +23,8 @@ pub struct BackendStats {
 pub struct BackendCell {
     /// Exchanges running now, streams included, until their last octet.
     pub in_flight: Gauge,
-    // Allocated with the first finished exchange: a backend that a worker never uses costs one line.
+    // Allocated with the first finished exchange: a backend that a worker never uses costs one
+    // cell.
     series: OnceLock<Box<Series>>,
 }
 
