@@ -6,6 +6,7 @@
 
 pub mod cpu;
 mod duplex;
+pub mod memory;
 pub mod ring;
 pub mod socket;
 

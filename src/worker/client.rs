@@ -139,13 +139,19 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// Takes the front of the inbox away. An empty inbox holds no buffer: the exchange may be a
+    /// stream that lasts for hours.
+    pub(super) fn consume(&mut self, octets: usize) {
+        self.inbox.drain(..octets);
+        if self.inbox.is_empty() {
+            self.worker.buffers.give(std::mem::take(&mut self.inbox));
+        }
+    }
+
     /// Appends to the inbox what the client sends next.
     async fn receive(&mut self) -> Received {
         loop {
-            // An idle connection holds no buffer.
-            if self.inbox.is_empty() {
-                self.worker.buffers.give(std::mem::take(&mut self.inbox));
-            }
+            self.consume(0);
             if let Some(instead) = self.wait_for_octets().await {
                 return instead;
             }

@@ -208,7 +208,7 @@ fn prepare(
     outgoing.extend_from_slice(&behind_head[..body_octets]);
     account.bytes_up = body_octets as u64;
     account.routed = if instance.is_some() { Routed::Affinity } else { Routed::Balanced };
-    client.inbox.drain(..arrived.head.end + body_octets);
+    client.consume(arrived.head.end + body_octets);
     match is_own {
         true => {
             worker.buffers.give(outgoing);

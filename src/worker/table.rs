@@ -14,7 +14,9 @@ use std::collections::HashMap;
 use crate::{
     balance::{Candidates, Picker},
     exchange::Tick,
-    model::{Backend, BackendId, HealthCounts, InstanceId, Rng, Snapshot, Version},
+    model::{
+        Backend, BackendId, Health, HealthCounts, InstanceId, Presence, Rng, Snapshot, Version,
+    },
 };
 
 /// Index of a backend in one worker's table.
@@ -101,6 +103,13 @@ impl Candidates for View<'_> {
     }
 }
 
+/// Of several backends that claim one instance id, the one with the smallest claim has it: an
+/// instance that moved is found where it is, not where it was; among equals the oldest stays.
+fn claim(backend: &Backend) -> (bool, bool, BackendId) {
+    let is_present = backend.presence == Presence::Present;
+    (!is_present, backend.health != Health::Healthy, backend.id)
+}
+
 impl BackendTable {
     /// A table of worker number `worker` that knows nobody.
     pub(super) fn new(worker: usize, picker: Picker, seed: u64) -> Self {
@@ -185,14 +194,16 @@ impl BackendTable {
             snapshot.backends.iter().filter(|b| b.takes_new_work()).map(|b| b.priority).min();
         self.eligible.clear();
         self.by_instance.clear();
-        // In order of identity: where two claim one instance id, the older one has it.
         for backend in &snapshot.backends {
             let slot = self.by_id[&backend.id];
             if backend.takes_new_work() && Some(backend.priority) == best {
                 self.eligible.push(slot);
             }
             if let Some(instance) = &backend.instance {
-                self.by_instance.entry(instance.clone()).or_insert(slot);
+                let claims = self.by_instance.entry(instance.clone()).or_insert(slot);
+                if claim(backend) < claim(&self.entries[claims.0 as usize].backend) {
+                    *claims = slot;
+                }
             }
         }
     }
@@ -271,7 +282,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{Health, Phase, Presence, Weight},
+        model::{Phase, Weight},
         stats::BackendStats,
     };
 
@@ -366,12 +377,18 @@ mod tests {
     }
 
     #[test]
-    fn of_two_that_claim_one_instance_the_older_has_it() {
+    fn of_those_that_claim_one_instance_a_present_healthy_and_old_one_has_it() {
+        let leaving = Backend { presence: Presence::Leaving, ..backend(1, "same") };
+        let sick = Backend { health: Health::Unhealthy, ..backend(2, "same") };
+        let (old, young) = (backend(3, "same"), backend(4, "same"));
         let mut table = table();
-        table.apply(&snapshot(1, &[backend(1, "same"), backend(2, "same")]));
-        let slot = table.instance("same").unwrap();
-        assert_eq!(table.backend(slot).id, BackendId(1));
-        assert_eq!(table.eligible.len(), 2);
+        let mut owner = |version, backends: &[Backend]| {
+            table.apply(&snapshot(version, backends));
+            table.backend(table.instance("same").unwrap()).id.0
+        };
+        assert_eq!(owner(1, std::slice::from_ref(&leaving)), 1);
+        assert_eq!(owner(2, &[leaving.clone(), sick.clone()]), 2);
+        assert_eq!(owner(3, &[leaving, sick, old, young]), 3);
     }
 
     proptest! {
