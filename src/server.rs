@@ -15,14 +15,14 @@ use std::{
 };
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     config::{Config, IoDriver},
     control::{self, ControlError, ControlParts, ExitReason, Signals},
     link::{self, Links},
     stats::WorkerStats,
-    sys::{cpu, memory, socket},
+    sys::{cpu, socket},
     telemetry::AccessLogger,
     worker::{self, ActiveDriver, Fallback, WorkerParts},
 };
@@ -109,9 +109,6 @@ impl Bound {
 /// Whatever keeps it from serving.
 pub fn start(config: Config, logger: &AccessLogger, signals: Signals) -> Result<Bound, StartError> {
     let config = Arc::new(config);
-    if !memory::refuse_huge_pages() {
-        debug!("the kernel may back memory with huge pages; expect a larger resident set");
-    }
     let descriptors = socket::raise_descriptor_limit()
         .map_err(|source| StartError::System { what: "read the descriptor limit", source })?;
     let cores = cpu::allowed();

@@ -13,7 +13,7 @@ use super::{
     Worker,
     buffer::Size,
     client::{Arrived, Client, NoHead},
-    relay::{self, Delivery},
+    relay::{self, Delivery, Replay},
     table::{Slot, Tried},
     upstream::{self, Checkout, Freshness, InFlight},
 };
@@ -272,7 +272,11 @@ async fn deliver(
         };
         let Checkout { connection, reused } = checkout;
         // Steps 6 and 7: forward and relay.
-        let delivery = relay::run(worker, client, account, &mut request, &connection).await;
+        let replay = match reused && request.plan.method.is_idempotent() {
+            true => Replay::Possible,
+            false => Replay::Never,
+        };
+        let delivery = relay::run(worker, client, account, &mut request, &connection, replay).await;
         match delivery {
             Delivery::Done { downstream, upstream } => {
                 if upstream == Fate::Keep {

@@ -41,6 +41,14 @@ const COALESCED_BYTES_MAX: u64 = 16 * 1024;
 /// How long a head waits for its small body.
 const COALESCE_WAIT: std::time::Duration = std::time::Duration::from_millis(50);
 
+/// Whether the request might be sent once more after octets of it were sent. One that never will
+/// be need not be kept while the backend thinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replay {
+    Possible,
+    Never,
+}
+
 /// How an attempt ended.
 pub(super) enum Delivery {
     /// The client got a response; what becomes of the connections.
@@ -56,9 +64,11 @@ pub(super) async fn run(
     account: &mut Account,
     request: &mut Request,
     upstream: &Duplex,
+    replay: Replay,
 ) -> Delivery {
     let mut relay = Relay {
         worker,
+        replay,
         request: request.plan,
         request_complete: request.body.is_done(),
         upload: None,
@@ -95,6 +105,7 @@ struct Relay<'r, 'c> {
     client: &'r mut Client<'c>,
     account: &'r mut Account,
     upstream: &'r Duplex,
+    replay: Replay,
     request: RequestPlan,
     request_complete: bool,
     /// The rest of the request body, on its way. Only for bodies that did not arrive with the head.
@@ -116,7 +127,10 @@ where
         let mut sending = pin!(self.upstream.send_all(octets));
         let (sent, octets) = self.finish(sending.as_mut()).await?;
         self.client.alarm.clear(Timer::BackendWrite);
-        request.octets = octets;
+        match self.replay {
+            Replay::Possible => request.octets = octets,
+            Replay::Never => self.worker.buffers.give(octets),
+        }
         // A backend may answer and close without reading everything, so a failed write is no
         // verdict: what it said is still worth reading.
         if sent.is_ok() && !self.request_complete {
