@@ -20,6 +20,8 @@ mod forward;
 mod plan;
 mod retry;
 mod reuse;
+#[cfg(test)]
+mod tests;
 
 pub use answer::{Answer, ErrorContext, health_answer};
 pub use deadline::{DeadlineTable, Tick, Timer};

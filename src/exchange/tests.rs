@@ -1,0 +1,63 @@
+//! What the tests of this module share: heads written as lines, and what is decided about them.
+
+use super::*;
+use crate::http1::{
+    HeadScan, LeadingLine, RequestHead, ResponseHead, field_storage, parse_request, parse_response,
+};
+
+mod admit;
+mod answer;
+mod forward;
+mod properties;
+mod respond;
+mod response;
+mod retry;
+mod reuse;
+
+/// The client in every test that does not say otherwise.
+const CLIENT: ClientFacts<'static> =
+    ClientFacts { address: "192.0.2.7", local_authority: "198.51.100.1:8080" };
+
+/// A head of these lines, the start line first.
+fn head(lines: &[&str]) -> Vec<u8> {
+    let mut octets = lines.join("\r\n").into_bytes();
+    octets.extend_from_slice(b"\r\n\r\n");
+    octets
+}
+
+fn with_request<T>(octets: &[u8], look: impl FnOnce(&RequestHead<'_>) -> T) -> T {
+    let mut storage = field_storage();
+    let shown = octets.escape_ascii();
+    look(&parse_request(octets, &mut storage, 64).unwrap_or_else(|e| panic!("{e:?} in {shown}")))
+}
+
+fn with_response<T>(octets: &[u8], look: impl FnOnce(&ResponseHead<'_>) -> T) -> T {
+    let mut storage = field_storage();
+    let shown = octets.escape_ascii();
+    look(&parse_response(octets, &mut storage, 64).unwrap_or_else(|e| panic!("{e:?} in {shown}")))
+}
+
+/// What is decided about a request of these lines.
+fn request(lines: &[&str]) -> RequestPlan {
+    with_request(&head(lines), |head| admit(head).unwrap().plan)
+}
+
+/// What is decided about a response of these lines to `request`.
+fn response(request: &RequestPlan, lines: &[&str]) -> Result<ResponsePlan, Failure> {
+    with_response(&head(lines), |head| plan_response(request, head, 0))
+}
+
+/// The head that a backend gets for a request of these octets.
+fn forwarded(octets: &[u8]) -> Vec<u8> {
+    with_request(octets, |head| {
+        let mut out = Vec::new();
+        write_request(&mut out, head, &admit(head).unwrap(), &CLIENT);
+        out
+    })
+}
+
+/// The octets are exactly one head, whoever looks for its end.
+fn assert_is_one_head(octets: &[u8]) {
+    let found = HeadScan::new(LeadingLine::Refuse).advance(octets);
+    assert_eq!(found, Ok(Some(0..octets.len())), "{}", octets.escape_ascii());
+}

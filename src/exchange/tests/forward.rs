@@ -1,0 +1,213 @@
+//! Pure: tests of the head that a backend gets, octet by octet.
+
+use super::*;
+
+/// What every forwarded head ends with if the client named a host and no proxy stood before us.
+const OURS: [&str; 4] = [
+    "X-Forwarded-For: 192.0.2.7",
+    "X-Forwarded-Proto: http",
+    "X-Forwarded-Host: h",
+    "X-Forwarded-By: stepflow-load-balancer",
+];
+
+fn check(lines: &[&str], want: &[&str]) {
+    let got = forwarded(&head(lines));
+    let want = head(want);
+    assert_eq!(got.escape_ascii().to_string(), want.escape_ascii().to_string(), "{lines:?}");
+    assert_is_one_head(&got);
+}
+
+/// Checks the fields only: an ordinary start line and Host in front, ours behind.
+fn check_fields(fields: &[&str], want: &[&str]) {
+    let front = ["GET / HTTP/1.1", "Host: h"];
+    check(&[&front, fields].concat(), &[&front, want, &OURS].concat());
+}
+
+#[test]
+fn what_is_not_ours_to_change_keeps_octets_case_and_order() {
+    check_fields(&[], &[]);
+    check_fields(
+        &["x-LOWER-Upper: a  b\tc", "B: 2", "A: 1", "B: 1", "Empty:", "Cookie: a=b; c=d"],
+        &["x-LOWER-Upper: a  b\tc", "B: 2", "A: 1", "B: 1", "Empty: ", "Cookie: a=b; c=d"],
+    );
+    check_fields(
+        &["traceparent: 00-a-b-01", "tracestate: x=1", "tracestate: y=2", "baggage: k=v;p"],
+        &["traceparent: 00-a-b-01", "tracestate: x=1", "tracestate: y=2", "baggage: k=v;p"],
+    );
+    // Space around a value is no part of it.
+    check_fields(&["A: \t padded \t "], &["A: padded"]);
+    check_fields(&["Expect: 100-continue"], &["Expect: 100-continue"]);
+    check_fields(&["Content-Length: 007"], &["Content-Length: 007"]);
+    check_fields(
+        &["Trailer: X", "Stepflow-Instance-ID: i"],
+        &["Trailer: X", "Stepflow-Instance-ID: i"],
+    );
+}
+
+#[test]
+fn octets_beyond_ascii_pass_in_values() {
+    let octets = b"GET / HTTP/1.1\r\nHost: h\r\nA: \xc3\xa9\xff\r\n\r\n";
+    let got = forwarded(octets);
+    assert!(got.windows(8).any(|w| w == b"A: \xc3\xa9\xff\r\n"), "{}", got.escape_ascii());
+}
+
+#[test]
+fn what_belongs_to_one_connection_ends_here() {
+    check_fields(
+        &[
+            "Connection: keep-alive",
+            "KEEP-ALIVE: timeout=5",
+            "Proxy-Connection: keep-alive",
+            "TE: trailers",
+            "Upgrade: websocket",
+            "Proxy-Authorization: Basic x",
+            "Proxy-Authenticate: Basic",
+            "A: 1",
+        ],
+        &["A: 1"],
+    );
+}
+
+#[test]
+fn what_connection_lists_ends_here_unless_it_is_protected() {
+    check_fields(
+        &[
+            "X-A: 1",
+            "Connection: x-a, close ,X-B",
+            "x-b: 2",
+            "X-B: 3",
+            "X-C: 4",
+            "connection: X-D",
+            "X-D: 5",
+        ],
+        &["X-C: 4"],
+    );
+    // A client could otherwise choose how its request is framed, routed or attributed.
+    let kept = [
+        "Content-Length: 0",
+        "Content-Type: a/b",
+        "Content-Encoding: gzip",
+        "Cache-Control: no-store",
+        "Stepflow-Instance-Id: i",
+    ];
+    let listing = "Connection: host, content-length, content-type, content-encoding, cache-control,\
+                   stepflow-instance-id, x-forwarded-for, x-forwarded-host, x-forwarded-proto,\
+                   x-forwarded-by, transfer-encoding";
+    check_fields(&[&[listing], &kept[..]].concat(), &kept);
+    check(
+        &[
+            "POST / HTTP/1.1",
+            "Host: h",
+            "Connection: transfer-encoding",
+            "Transfer-Encoding: chunked",
+        ],
+        &[&["POST / HTTP/1.1", "Host: h", "Transfer-Encoding: chunked"], &OURS[..]].concat(),
+    );
+}
+
+#[test]
+fn the_clients_address_goes_behind_those_of_earlier_proxies() {
+    let cases: &[(&[&str], &str)] = &[
+        (&["X-Forwarded-For: 10.0.0.1"], "10.0.0.1, 192.0.2.7"),
+        (&["x-forwarded-for: 10.0.0.1, 10.0.0.2"], "10.0.0.1, 10.0.0.2, 192.0.2.7"),
+        (
+            &["X-Forwarded-For: a", "X-FORWARDED-FOR: b", "X-Forwarded-For:", "X-Forwarded-For: c"],
+            "a, b, c, 192.0.2.7",
+        ),
+        (&["X-Forwarded-For:"], "192.0.2.7"),
+    ];
+    for (fields, want) in cases {
+        let line = format!("X-Forwarded-For: {want}");
+        let front = ["GET / HTTP/1.1", "Host: h"];
+        check(&[&front[..], fields].concat(), &[&front[..], &[line.as_str()], &OURS[1..]].concat());
+    }
+}
+
+#[test]
+fn scheme_and_host_of_an_earlier_proxy_stand_and_its_name_does_not() {
+    check(
+        &[
+            "GET / HTTP/1.1",
+            "Host: h",
+            "X-Forwarded-Proto: https",
+            "x-forwarded-host: user.example",
+            "X-Forwarded-By: somebody",
+        ],
+        &[
+            "GET / HTTP/1.1",
+            "Host: h",
+            "X-Forwarded-Proto: https",
+            "x-forwarded-host: user.example",
+            OURS[0],
+            OURS[3],
+        ],
+    );
+}
+
+#[test]
+fn chunks_are_announced_once_in_our_words() {
+    check(
+        &["POST / HTTP/1.1", "Host: h", "transfer-encoding:  Chunked", "A: 1"],
+        &[&["POST / HTTP/1.1", "Host: h", "A: 1", "Transfer-Encoding: chunked"], &OURS[..]]
+            .concat(),
+    );
+}
+
+#[test]
+fn an_upgrade_is_asked_for_anew() {
+    check(
+        &[
+            "GET /chat HTTP/1.1",
+            "Host: h",
+            "Upgrade: websocket",
+            "Connection: keep-alive, Upgrade",
+            "Sec-WebSocket-Key: x",
+        ],
+        &[
+            &[
+                "GET /chat HTTP/1.1",
+                "Host: h",
+                "Sec-WebSocket-Key: x",
+                "Connection: upgrade",
+                "Upgrade: websocket",
+            ],
+            &OURS[..],
+        ]
+        .concat(),
+    );
+    // One that is not admitted leaves no trace.
+    check_fields(
+        &["Connection: upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: x"],
+        &[],
+    );
+}
+
+#[test]
+fn http_1_0_goes_on_as_http_1_1() {
+    let ours = [OURS[0], OURS[1], "X-Forwarded-Host: 198.51.100.1:8080", OURS[3]];
+    check(
+        &["GET /x?y HTTP/1.0", "A: 1", "Connection: keep-alive", "Expect: 100-continue"],
+        &[&["GET /x?y HTTP/1.1", "A: 1", "Host: 198.51.100.1:8080"], &ours[..]].concat(),
+    );
+    check(&["GET / HTTP/1.0", "host: h"], &[&["GET / HTTP/1.1", "host: h"], &OURS[..]].concat());
+}
+
+#[test]
+fn targets_go_on_as_they_came_and_absolute_ones_without_their_host() {
+    for target in ["/", "//a//b/../c", "/%2e%2E/%00?a=b&c=%20", "/a?b?c", "/\"<>\\^`{|}"] {
+        let line = format!("GET {target} HTTP/1.1");
+        check(&[&line, "Host: h"], &[&[line.as_str(), "Host: h"], &OURS[..]].concat());
+    }
+    check(
+        &["OPTIONS * HTTP/1.1", "Host: h"],
+        &[&["OPTIONS * HTTP/1.1", "Host: h"], &OURS[..]].concat(),
+    );
+    check(
+        &["BREW http://h/pot?milk HTTP/1.1", "HOST: elsewhere", "A: 1"],
+        &[&["BREW /pot?milk HTTP/1.1", "HOST: h", "A: 1"], &OURS[..]].concat(),
+    );
+    check(
+        &["OPTIONS http://h HTTP/1.1", "Host: elsewhere"],
+        &[&["OPTIONS * HTTP/1.1", "Host: h"], &OURS[..]].concat(),
+    );
+}
