@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{ErrorFormat, Failure};
+use super::{ErrorFormat, Failure, Origin};
 use crate::{
     http1::{HeadWriter, Method, reason_phrase},
     model::{HealthCounts, Phase},
@@ -94,9 +94,8 @@ impl Failure {
                 (code::TRANSPORT_CONNECTION, "Instance not available")
             }
             Self::NoHealthyBackend => (code::TRANSPORT_CONNECTION, "No healthy backend"),
-            _ if self.status().is_some_and(|status| status < 500) => {
-                (code::INVALID_REQUEST, "Request refused")
-            }
+            // By blame, not by status: 501 and 505 are refusals too, and trying again will not help.
+            _ if self.origin() == Origin::Downstream => (code::INVALID_REQUEST, "Request refused"),
             _ => (code::TRANSPORT, "Backend failed"),
         };
         let mut data = json!({ "reason": self.reason(), "label": self.label() });

@@ -1,5 +1,7 @@
 //! Pure: tests of the responses that the balancer makes itself.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::*;
@@ -44,6 +46,26 @@ fn every_failure_is_a_json_rpc_error_that_stepflow_reads() {
         assert_eq!(data["label"], failure.label(), "{failure:?}");
         assert!(data.get("instanceId").is_none(), "{failure:?}");
         assert_eq!(data.get("backends").is_some(), *failure == Failure::NoHealthyBackend);
+    }
+}
+
+#[test]
+fn the_code_says_whether_trying_again_can_help() {
+    let codes = Failure::ALL.iter().filter(|failure| failure.status().is_some()).map(|failure| {
+        let code = json(*failure, None)["error"]["code"].as_i64().unwrap();
+        (failure.label(), (code, *failure))
+    });
+    for (label, (code, failure)) in codes.collect::<BTreeMap<_, _>>() {
+        let want = match failure {
+            Failure::InstanceUnknown | Failure::InstanceUnreachable | Failure::NoHealthyBackend => {
+                -32302
+            }
+            // What the client did wrong, it will do wrong again.
+            failure if failure.origin() == Origin::Downstream => -32600,
+            // Stepflow retries from −32300 to −32399.
+            _ => -32300,
+        };
+        assert_eq!(code, want, "{label}");
     }
 }
 
