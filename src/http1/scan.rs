@@ -51,6 +51,8 @@ impl HeadScan {
     /// # Errors
     /// As soon as no further octet could make this a head.
     pub fn advance(&mut self, input: &[u8]) -> Result<Option<Range<usize>>, ScanError> {
+        // First, because octets that are no HTTP may hold what looks like the end of a line.
+        self.check_first_octets(input)?;
         while let Some(offset) = memchr(b'\n', &input[self.scanned..]) {
             let line_feed = self.scanned + offset;
             if line_feed == self.line_start || input[line_feed - 1] != b'\r' {
@@ -61,28 +63,27 @@ impl HeadScan {
             if line_is_empty && self.line_start > self.start {
                 return Ok(Some(self.start..self.scanned));
             }
-            if line_is_empty {
-                if self.leading == LeadingLine::Refuse || self.start > 0 {
-                    return Err(ScanError::EmptyLine);
-                }
-                self.start = self.scanned;
-            }
             self.line_start = self.scanned;
+            if line_is_empty {
+                self.start = self.scanned;
+                self.check_first_octets(input)?;
+            }
         }
         self.scanned = input.len();
-        self.check_first_octets(input)?;
         Ok(None)
     }
 
     // Without this, a TLS client on the plain port would wait for the head deadline and the
     // operator would learn nothing.
     fn check_first_octets(&self, input: &[u8]) -> Result<(), ScanError> {
+        let may_skip = self.leading == LeadingLine::Skip && self.start == 0;
         match input.get(self.start..).unwrap_or_default() {
-            [] | [b'\r'] => Ok(()),
-            [0x16] => Ok(()),
+            [] | [b'\r'] | [0x16] => Ok(()),
+            [b'\r', b'\n', ..] if may_skip => Ok(()),
+            [b'\r', ..] => Err(ScanError::EmptyLine),
+            [b'\n', ..] => Err(ScanError::BareLf),
             [0x16, 0x03, ..] => Err(ScanError::Tls),
             [first, ..] if super::field::is_token_octet(*first) => Ok(()),
-            [b'\r', ..] => Err(ScanError::EmptyLine),
             _ => Err(ScanError::NotHttp),
         }
     }
@@ -109,7 +110,15 @@ mod tests {
             (b"\nGET", Err(ScanError::BareLf)),
             (b"GET / HTTP/1.1\r\nA: b", Ok(None)),
             (b"\x16\x03\x01\x02\x00\x01", Err(ScanError::Tls)),
+            // A handshake is full of octets that look like line ends.
+            (b"\x16\x03\x01\x00\x0a\x01\x0d\x0a", Err(ScanError::Tls)),
+            (b"\r\n\x16\x03\x01\n", Err(ScanError::Tls)),
             (b"\x00\x00", Err(ScanError::NotHttp)),
+            (b"\x00\n", Err(ScanError::NotHttp)),
+            (b"\x80GET / HTTP/1.1\r\n\r\n", Err(ScanError::NotHttp)),
+            (b" GET / HTTP/1.1\r\n\r\n", Err(ScanError::NotHttp)),
+            (b"\r\r\n", Err(ScanError::EmptyLine)),
+            (b"\r\n\n", Err(ScanError::BareLf)),
             (b"", Ok(None)),
         ];
         for (input, want) in cases {
