@@ -20,6 +20,8 @@ mod framing;
 mod head;
 mod method;
 mod scan;
+#[cfg(test)]
+mod tests;
 mod transfer;
 mod write;
 
