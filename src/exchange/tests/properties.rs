@@ -63,7 +63,6 @@ const NAMES: &[&str] = &[
     "X-Stepflow-Routed-Instance",
     "X-A",
     "x-b",
-    "Close",
 ];
 
 /// Values that mean something to the proxy.
@@ -141,10 +140,9 @@ fn is_one_of(name: &str, names: &[&str]) -> bool {
 /// Whether a `Connection` line lists the name.
 fn is_listed(name: &str, lines: &Lines) -> bool {
     let connections = lines.iter().filter(|(name, _)| name.eq_ignore_ascii_case("connection"));
-    connections.flat_map(|(_, value)| value.split(|b| *b == b',')).any(|token| {
-        token.trim_ascii().eq_ignore_ascii_case(name.as_bytes())
-            && !is_one_of(name, &["close", "keep-alive", "upgrade"])
-    })
+    connections
+        .flat_map(|(_, value)| value.split(|b| *b == b','))
+        .any(|token| token.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
 }
 
 /// Whether a line goes on, as far as both directions have it in common.
