@@ -201,6 +201,8 @@ fn is_authority(value: &[u8]) -> bool {
             Some(end) => value.split_at(end + 1),
             None => return false,
         },
+        // RFC 9110 §4.2.1: without a host there is nothing for a port to belong to.
+        [b':', ..] => return false,
         _ => value.split_at(value.iter().position(|b| *b == b':').unwrap_or(value.len())),
     };
     let port_is_valid = match port {

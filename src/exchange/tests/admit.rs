@@ -27,6 +27,8 @@ const REFUSED: &[(&[&str], Failure)] = &[
     (&["GET http://h/ HTTP/1.1", "Host: a,b"], Failure::HostInvalid),
     (&["GET http://h,i/ HTTP/1.1", HOST], Failure::HeadTarget),
     (&["GET http://h:x/ HTTP/1.1", HOST], Failure::HeadTarget),
+    // RFC 9110 §4.2.1: a target with an empty host must be rejected.
+    (&["GET http://:80/ HTTP/1.1", HOST], Failure::HeadTarget),
     (&["POST / HTTP/1.1", HOST, "Content-Length: +1"], Failure::LengthInvalid),
     (&["POST / HTTP/1.1", HOST, "Content-Length: 18446744073709551616"], Failure::LengthInvalid),
     (&["POST / HTTP/1.1", HOST, "Content-Length:"], Failure::LengthInvalid),
@@ -164,6 +166,8 @@ fn an_authority_has_one_reading() {
         "!$&'()*+;=",
     ];
     let bad = [
+        ":",
+        ":80",
         "a:b",
         "a:1:2",
         "a:123456",
