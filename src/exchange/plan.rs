@@ -79,11 +79,11 @@ pub fn admit<'a>(head: &RequestHead<'a>) -> Result<Admission<'a>, Failure> {
     }
     let framing = request_framing(head.version, &seen.framing)?;
     let authority = check_authority(head, seen.host)?;
-    let expects_continue = match seen.expect {
+    let expects_continue = match seen.expectation {
         // RFC 9110 §10.1.1: an HTTP/1.0 expectation is ignored.
         Some(_) if head.version == Version::Http10 => false,
-        Some(value) if value.eq_ignore_ascii_case(b"100-continue") => true,
-        Some(_) => return Err(Failure::ExpectationUnknown),
+        Some(Expectation::Continue) => true,
+        Some(Expectation::Unknown) => return Err(Failure::ExpectationUnknown),
         None => false,
     };
     let persistence = match head.version {
@@ -125,11 +125,17 @@ struct Seen<'a> {
     framing: FramingFields,
     tokens: ConnectionTokens,
     host: Option<&'a [u8]>,
-    expect: Option<&'a [u8]>,
+    expectation: Option<Expectation>,
     upgrade: Option<&'a [u8]>,
     instance: Option<&'a [u8]>,
     accepts_event_stream: bool,
     speaks_json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Expectation {
+    Continue,
+    Unknown,
 }
 
 #[derive(Default)]
@@ -160,7 +166,13 @@ impl<'a> Seen<'a> {
             Field::TransferEncoding => self.framing.transfer_encoding(value),
             Field::Connection => self.tokens.take_in(value),
             Field::Host if self.host.replace(value).is_some() => return Err(Failure::HostRepeated),
-            Field::Expect => self.expect = Some(value),
+            // Every line goes on, so one that we do not know is not outweighed by one that we do.
+            Field::Expect if self.expectation != Some(Expectation::Unknown) => {
+                self.expectation = Some(match value.eq_ignore_ascii_case(b"100-continue") {
+                    true => Expectation::Continue,
+                    false => Expectation::Unknown,
+                });
+            }
             Field::Upgrade => self.upgrade = Some(value),
             Field::Accept => {
                 self.accepts_event_stream |= list_contains(value, b"text/event-stream");

@@ -52,6 +52,7 @@ const REFUSED: &[(&[&str], Failure)] = &[
     (&["POST / HTTP/1.0", HOST, "Transfer-Encoding: chunked"], Failure::CodingInHttp10),
     (&["GET / HTTP/1.1", HOST, "Expect: 200-ok"], Failure::ExpectationUnknown),
     (&["GET / HTTP/1.1", HOST, "Expect: 100-continue, x"], Failure::ExpectationUnknown),
+    (&["GET / HTTP/1.1", HOST, "Expect: x", "Expect: 100-continue"], Failure::ExpectationUnknown),
     (
         &["GET / HTTP/1.1", HOST, "Stepflow-Instance-Id: a", "stepflow-instance-id: a"],
         Failure::InstanceRepeated,
