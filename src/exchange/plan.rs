@@ -98,7 +98,7 @@ pub fn admit<'a>(head: &RequestHead<'a>) -> Result<Admission<'a>, Failure> {
             // A request with a body would leave it open which protocol the body's octets are in.
             && framing == Framing::Length(0)
             // Towards a backend that speaks it, `h2c` would open a tunnel past every check here.
-            && !list_contains(protocol, b"h2c")
+            && !names_h2c(protocol)
     });
     let plan = RequestPlan {
         method: head.method,
@@ -116,6 +116,14 @@ pub fn admit<'a>(head: &RequestHead<'a>) -> Result<Admission<'a>, Failure> {
         instance: seen.instance,
         connection_lists_fields: seen.tokens.lists_fields,
         upgrade,
+    })
+}
+
+/// Whether an `Upgrade` value offers HTTP/2, in any version: `name ["/" version]` (RFC 9110 §7.8).
+fn names_h2c(protocols: &[u8]) -> bool {
+    protocols.split(|b| *b == b',').any(|protocol| {
+        let name = protocol.split(|b| matches!(b, b'/' | b';')).next().unwrap_or(protocol);
+        name.trim_ascii().eq_ignore_ascii_case(b"h2c")
     })
 }
 

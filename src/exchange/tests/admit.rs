@@ -131,6 +131,8 @@ fn an_upgrade_needs_everything_that_belongs_to_it() {
         ("GET / HTTP/1.1", &["Connection: close", "Upgrade: websocket"], None),
         ("GET / HTTP/1.1", &[UPGRADE], None),
         ("GET / HTTP/1.0", &[UPGRADE, "Upgrade: websocket"], None),
+        // Of several lines the last is offered, alone.
+        ("GET / HTTP/1.1", &[UPGRADE, "Upgrade: h2c", "Upgrade: websocket"], Some("websocket")),
         // A body, whose octets would be in neither protocol.
         ("POST / HTTP/1.1", &[UPGRADE, "Upgrade: websocket", "Content-Length: 1"], None),
         ("POST / HTTP/1.1", &[UPGRADE, "Upgrade: websocket", "Transfer-Encoding: chunked"], None),
@@ -139,6 +141,8 @@ fn an_upgrade_needs_everything_that_belongs_to_it() {
         ("GET / HTTP/1.1", &[UPGRADE, "Upgrade: H2C"], None),
         ("GET / HTTP/1.1", &[UPGRADE, "Upgrade: websocket, h2c"], None),
         ("GET / HTTP/1.1", &[UPGRADE, "Upgrade: h2c ,websocket"], None),
+        ("GET / HTTP/1.1", &[UPGRADE, "Upgrade: h2c/2"], None),
+        ("GET / HTTP/1.1", &[UPGRADE, "Upgrade: websocket", "Upgrade: h2c"], None),
     ];
     for (line, fields, want) in cases {
         let lines = [&[*line, HOST], *fields].concat();
