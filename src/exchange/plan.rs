@@ -317,7 +317,7 @@ pub fn plan_response(
             Field::TransferEncoding => framing_fields.transfer_encoding(line.value),
             Field::Connection => tokens.take_in(line.value),
             Field::ContentType => is_event_stream = list_contains(line.value, b"text/event-stream"),
-            Field::ContentEncoding => is_encoded = !line.value.eq_ignore_ascii_case(b"identity"),
+            Field::ContentEncoding => is_encoded |= !line.value.eq_ignore_ascii_case(b"identity"),
             Field::Upgrade => names_protocol = true,
             _ => {}
         }
