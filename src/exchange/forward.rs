@@ -126,7 +126,7 @@ pub fn write_response(
     routed_instance: Option<&[u8]>,
 ) {
     let mut writer = HeadWriter::response(out, head.status, head.reason);
-    let is_final = matches!(plan.then, Then::Relay);
+    let is_final = matches!(plan.then, Then::Relay | Then::Tunnel);
     for line in head.fields {
         let name = line.name.as_bytes();
         let field = Field::of(name);
@@ -147,7 +147,7 @@ pub fn write_response(
             }
         }
     }
-    if is_final && plan.coding == Coding::Chunked {
+    if plan.coding == Coding::Chunked {
         writer.field(b"Transfer-Encoding", b"chunked");
     }
     if plan.is_event_stream {

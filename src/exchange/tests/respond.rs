@@ -212,6 +212,17 @@ fn a_tunnel_names_its_protocol_and_nothing_of_http() {
             "Connection: upgrade",
         ],
     );
+    // It is the one response that its request gets, so it says who gave it.
+    check(
+        &Case { routed: Some("pod-1"), ..UPGRADE },
+        &["HTTP/1.1 101 X", "Upgrade: a", "X-Stepflow-Routed-Instance: other"],
+        &[
+            "HTTP/1.1 101 X",
+            "Upgrade: a",
+            "X-Stepflow-Routed-Instance: pod-1",
+            "Connection: upgrade",
+        ],
+    );
     // Even while the process is on its way out: the tunnel has no end to announce.
     check(
         &Case { closes: true, ..UPGRADE },
