@@ -9,7 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use stepflow_load_balancer::config::{OUR_PREFIX, SETTINGS};
+use stepflow_load_balancer::{
+    config::{OUR_PREFIX, SETTINGS},
+    exchange::Failure,
+};
 use tree::{expect_none, files};
 
 /// Where text stands that speaks about the project.
@@ -137,11 +140,8 @@ fn each_guarantee_names_a_test_that_exists_or_is_pending() {
         if named.is_empty() && !proof.contains("*pending*") {
             errors.push(format!("neither a test nor *pending*: {line}"));
         }
-        // `file::name` says where to look; the name decides.
-        for name in named.iter().map(|name| name.rsplit("::").next().unwrap_or(name)) {
-            if !tests.contains(name) {
-                errors.push(format!("no test is called {name}"));
-            }
+        for name in named.iter().filter(|name| !tests.contains(**name)) {
+            errors.push(format!("no test is called {name}"));
         }
     }
     assert!(promises > 10, "the table of promises was not found");
@@ -159,6 +159,9 @@ fn the_changelog_names_the_public_interface() {
                 errors.push(format!("CHANGELOG.md lacks the option `{name}`"));
             }
         }
+    }
+    for label in Failure::LABELS.iter().filter(|label| !named.contains(*label)) {
+        errors.push(format!("CHANGELOG.md lacks the failure `{label}`"));
     }
     let metrics = std::fs::read_to_string("docs/METRICS.md").unwrap();
     let rows = metrics.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
