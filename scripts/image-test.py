@@ -438,7 +438,7 @@ def pod(checks, image, load_filter, expected_drivers):
         answer = get(8080, "/hello")
         checks.that("forwards a request", answer == (200, b"from the backend"), answer)
         status, body = get(9090, "/metrics")
-        drivers = set(re.findall(rb'stepflow_lb_worker_driver\{[^}]*driver="(\w+)"[^}]*\} 1', body))
+        drivers = set(re.findall(rb'stepflow_lb_worker_driver\{[^}]*driver="(\w+)[^}]*\} 1', body))
         drivers = {driver.decode() for driver in drivers}
         checks.that(f"runs on {expected_drivers}", drivers == expected_drivers, (status, drivers))
         about = dict(

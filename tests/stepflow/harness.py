@@ -279,9 +279,10 @@ class Balancer(Process):
         return Metrics(response.body.decode())
 
     def drivers(self):
-        """The kernel interfaces that its worker threads use."""
+        """The kernel interfaces that its worker threads use: `epoll`, or `io_uring-1024`, whose
+        number of entries is not of interest here."""
         series = self.metrics().series("stepflow_lb_worker_driver")
-        return {labels["driver"] for labels, value in series if value > 0}
+        return {labels["driver"].partition("-")[0] for labels, value in series if value > 0}
 
     def rpc(self, instance=None, component="/echo", text="x"):
         """A call as the orchestrator makes it, for one instance when named."""
@@ -446,6 +447,8 @@ class Lab:
         address, metrics = free_addresses(host, 2)
         name = f"balancer-{next(Lab._serial)}"
         options.setdefault("STEPFLOW_LB_WORKERS", 2)
+        # Nobody needs time to notice that it is going.
+        options.setdefault("STEPFLOW_LB_DRAIN_GRACE", "100ms")
         started = Balancer(name, self.directory, upstream, address, metrics, launcher, **options)
         return self._add(started).wait_for_backends(len(workers))
 
