@@ -174,7 +174,7 @@ failures! {
     /// The backend stopped taking the request.
     BackendStalled: Upstream, Forward, Some(504), "backend_stalled", "the backend stopped reading the request";
     /// The response body broke its framing.
-    ResponseBody: Upstream, Relay, None, "response_body", "the backend's response body breaks its chunked framing";
+    ResponseBody: Upstream, Relay, Some(502), "response_body", "the backend's response body breaks its chunked framing";
     /// The response body of known length stopped arriving.
     ResponseBodyTimeout: Upstream, Relay, None, "response_body_timeout", "the backend's response body stopped arriving";
     /// The backend closed inside the response.

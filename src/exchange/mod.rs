@@ -29,7 +29,7 @@ pub use failure::{Failure, Origin, Stage};
 pub use forward::{ClientFacts, SELF_NAME, write_request, write_response};
 pub use plan::{
     Admission, ErrorFormat, Flush, Persistence, RequestPlan, ResponsePlan, Then, admit,
-    plan_response,
+    error_format, plan_response,
 };
 pub use retry::{Attempt, Retry, Sent, may_retry};
 pub use reuse::{CloseReason, Conclusion, ExchangeEnd, Fate, conclude};

@@ -127,6 +127,15 @@ fn names_h2c(protocols: &[u8]) -> bool {
     })
 }
 
+/// How to word an answer to a request that is not admitted.
+pub fn error_format(head: &RequestHead<'_>) -> ErrorFormat {
+    let speaks_json = head.fields.iter().any(|line| {
+        matches!(Field::of(line.name.as_bytes()), Field::Accept | Field::ContentType)
+            && list_contains(line.value, b"application/json")
+    });
+    if speaks_json { ErrorFormat::JsonRpc } else { ErrorFormat::Text }
+}
+
 /// What one pass over the field lines finds.
 #[derive(Default)]
 struct Seen<'a> {

@@ -92,9 +92,14 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// Whether the client has closed its sending side, and everything that it sent has been served.
+    pub(super) fn has_ended(&self) -> bool {
+        self.half_closed && self.inbox.is_empty()
+    }
+
     /// Whether the response to this request must announce the end of the connection.
     pub(super) fn must_close(&self, request: &RequestPlan) -> bool {
-        request.closes_after(self.half_closed, self.worker.phase() != Phase::Serving)
+        request.closes_after(self.has_ended(), self.worker.phase() != Phase::Serving)
     }
 
     /// Step 2: waits for the next head, under the deadlines for idling and for reading.

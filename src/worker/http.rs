@@ -20,8 +20,8 @@ use super::{
 use crate::{
     exchange::{
         Answer, Attempt, ClientFacts, CloseReason, ErrorContext, ErrorFormat, Failure, Fate,
-        Origin, Persistence, RequestPlan, Retry, Sent, admit, health_answer, may_retry,
-        write_request,
+        Origin, Persistence, RequestPlan, Retry, Sent, admit, error_format, health_answer,
+        may_retry, write_request,
     },
     http1::{Body, HttpDate, Method, field_storage, parse_request},
     link::Report,
@@ -179,7 +179,10 @@ fn prepare(
     client.path.extend_from_slice(&path[..path.len().min(LOGGED_PATH_BYTES_MAX)]);
     let admission = match admit(&head) {
         Ok(admission) => admission,
-        Err(failure) => return Prepared::Refuse(failure),
+        Err(failure) => {
+            account.error_format = error_format(&head);
+            return Prepared::Refuse(failure);
+        }
     };
     let plan = admission.plan;
     account.error_format = plan.error_format;
@@ -372,7 +375,7 @@ async fn refuse(
 async fn answer_health(worker: &Rc<Worker>, client: &mut Client<'_>, mut account: Account) -> Fate {
     let (phase, counts) = (worker.phase(), worker.table.borrow().counts());
     let (status, body) = health_answer(phase, counts);
-    let closes = phase != Phase::Serving || client.half_closed || account.closes;
+    let closes = phase != Phase::Serving || client.has_ended() || account.closes;
     let then = if closes { Then::Close } else { Then::Continue };
     account.routed = Routed::Own;
     let answer = Answer { status, content_type: "application/json", body: &body };

@@ -213,7 +213,10 @@ where
         let mut storage = field_storage();
         let head = parse_response(octets, &mut storage, self.worker.config.limits.fields_max)
             .map_err(|_| Failure::ResponseHead)?;
-        let plan = plan_response(&request.plan, &head, interims)?;
+        let mut plan = plan_response(&request.plan, &head, interims)?;
+        // Whether the rest of the request will ever be read is open: who may close says so
+        // (RFC 9112 §9.6).
+        plan.ends_with_connection |= plan.then == Then::Relay && !self.request_complete;
         if plan.then == Then::Relay {
             let named = |line: &&_| names_instance(line);
             if let Some(line) = head.fields.iter().find(named) {
@@ -256,8 +259,12 @@ where
             let company = if head_is_out { Company::None } else { Company::Head };
             let taken = take_in(&mut plan, input, &mut out, company, self.worker);
             self.account.bytes_down += taken.bytes;
+            // While the head is still here, the client can get a proper error.
+            if let Some(error) = taken.error.filter(|_| !head_is_out) {
+                return Err(body_failure(error));
+            }
             let done = plan.transfer.is_done();
-            let waits = !head_is_out && !done && taken.error.is_none() && may_coalesce(&plan);
+            let waits = !head_is_out && !done && may_coalesce(&plan);
             if !waits {
                 if !head_is_out {
                     self.account.status = plan.status;
@@ -298,12 +305,13 @@ where
                             }
                         }
                     };
-                    result.ok().filter(|n| *n > 0).map(|_| buffer)
+                    result.map(|n| (n > 0).then_some(buffer))
                 }
             };
             self.client.alarm.clear(Timer::ResponseBody);
             self.client.alarm.clear(Timer::Coalesce);
-            match received {
+            let is_broken = received.is_err();
+            match received.ok().flatten() {
                 Some(buffer) => {
                     if buffer.len() == buffer.capacity() {
                         size = Size::Large;
@@ -314,7 +322,9 @@ where
                     if out.capacity() == 0 {
                         out = self.worker.buffers.take(Size::Small);
                     }
-                    if plan.transfer.end_of_input(&mut out).is_err() {
+                    // A body that ends with its connection is complete unless the connection broke
+                    // (RFC 9112 §8).
+                    if is_broken || plan.transfer.end_of_input(&mut out).is_err() {
                         // While the head is still here, the client can get a proper error.
                         return Err(match head_is_out {
                             true => Failure::ResponseTruncated,
@@ -341,7 +351,7 @@ where
             request_complete: self.request_complete,
             response_complete: true,
             stray_octets,
-            client_half_closed: self.client.half_closed,
+            client_half_closed: self.client.has_ended(),
             draining: self.worker.phase() != Phase::Serving,
         };
         let conclusion = conclude(&self.request, plan, &end);
@@ -352,17 +362,17 @@ where
     async fn receive_event(
         &mut self,
         mut arrivals: Pin<&mut impl Readiness>,
-    ) -> Result<Option<Vec<u8>>, Failure> {
+    ) -> Result<std::io::Result<Option<Vec<u8>>>, Failure> {
         loop {
             let mut arrival = pin!(poll_fn(|cx| arrivals.as_mut().poll_ready(cx)));
             self.finish(arrival.as_mut()).await?;
             let mut buffer = self.worker.buffers.take(Size::Small);
             match self.upstream.try_recv(&mut buffer) {
-                Ok(n) if n > 0 => return Ok(Some(buffer)),
+                Ok(n) => return Ok(Ok((n > 0).then_some(buffer))),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     self.worker.buffers.give(buffer);
                 }
-                Ok(_) | Err(_) => return Ok(None),
+                Err(error) => return Ok(Err(error)),
             }
         }
     }
@@ -444,9 +454,8 @@ where
         mut operation: Pin<&mut impl Future<Output = T>>,
     ) -> Result<Turn<T>, Failure> {
         poll_fn(|cx| {
-            if let Poll::Ready(output) = operation.as_mut().poll(cx) {
-                return Poll::Ready(Ok(Turn::Done(output)));
-            }
+            // The upload first: the answer to a body that has just ended must not overtake the
+            // news that it has, or the connections would not be used again.
             if let Some(upload) = &mut self.upload
                 && let Poll::Ready(uploaded) = upload.as_mut().poll(cx)
             {
@@ -454,6 +463,9 @@ where
                 if let Err(failure) = self.uploaded(uploaded) {
                     return Poll::Ready(Err(failure));
                 }
+            }
+            if let Poll::Ready(output) = operation.as_mut().poll(cx) {
+                return Poll::Ready(Ok(Turn::Done(output)));
             }
             // While a body is uploaded, the upload itself meets the client's end.
             if self.upload.is_none()
