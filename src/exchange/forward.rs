@@ -3,9 +3,11 @@
 //! Names keep their case, values their octets, lines their order. What is removed is what RFC 9110
 //! §7.6.1 says belongs to one connection; what is added is listed in `docs/LIFECYCLE.md`.
 
+use std::cmp::Ordering;
+
 use super::{Admission, RequestPlan, ResponsePlan, Then};
 use crate::http1::{
-    Coding, Field, FieldLine, Framing, HeadWriter, RequestHead, ResponseHead, Version,
+    Coding, FIELDS_MAX, Field, FieldLine, Framing, HeadWriter, RequestHead, ResponseHead, Version,
     connection_tokens,
 };
 
@@ -30,8 +32,9 @@ pub fn write_request(
 ) {
     let mut writer = HeadWriter::request(out, head.method_token, head.target.forwarded());
     let authority = admission.authority.unwrap_or(client.local_authority.as_bytes());
+    let listed = admission.connection_lists_fields.then(|| Listed::among(head.fields));
     let mut kept = Kept::default();
-    for line in head.fields {
+    for (index, line) in (0..=u8::MAX).zip(head.fields) {
         let name = line.name.as_bytes();
         let field = Field::of(name);
         match field {
@@ -42,7 +45,7 @@ pub fn write_request(
             Field::XForwardedFor | Field::XForwardedBy => {}
             Field::Expect if !admission.plan.expects_continue => {}
             _ if field.is_hop_by_hop() => {}
-            _ if admission.connection_lists_fields && is_listed(head.fields, line, field) => {}
+            _ if takes_away(listed.as_ref(), index, field) => {}
             _ => {
                 kept.note(field);
                 writer.field(name, line.value);
@@ -105,14 +108,60 @@ fn write_forwarded_for(writer: &mut HeadWriter<'_>, fields: &[FieldLine<'_>], cl
     };
 }
 
+/// The field lines that `Connection` names, by index.
+#[derive(Default)]
+struct Listed([u64; FIELDS_MAX.div_ceil(64)]);
+
+// An index of a field line fits an octet.
+const _: () = assert!(FIELDS_MAX - 1 <= u8::MAX as usize);
+
+impl Listed {
+    /// Sorts the names once and looks each token up among them. To look each name up among the
+    /// tokens is simpler, and lets one head of many names and many tokens occupy a worker for
+    /// longer than a thousand ordinary ones.
+    fn among(fields: &[FieldLine<'_>]) -> Self {
+        let mut listed = Self::default();
+        let name = |index: u8| fields[usize::from(index)].name.as_bytes();
+        let mut room = [0_u8; FIELDS_MAX];
+        let order = &mut room[..fields.len()];
+        for (place, index) in order.iter_mut().zip(0_u8..=u8::MAX) {
+            *place = index;
+        }
+        order.sort_unstable_by(|a, b| by_name(name(*a), name(*b)));
+        let is_connection =
+            |line: &&FieldLine<'_>| Field::of(line.name.as_bytes()) == Field::Connection;
+        let connections = fields.iter().filter(is_connection);
+        for token in connections.flat_map(|line| connection_tokens(line.value)) {
+            let from = order.partition_point(|index| by_name(name(*index), token).is_lt());
+            for index in &order[from..] {
+                // Lines of one name are listed together: a repeated token ends at the first.
+                if by_name(name(*index), token).is_ne() || listed.contains(*index) {
+                    break;
+                }
+                listed.insert(*index);
+            }
+        }
+        listed
+    }
+
+    fn insert(&mut self, index: u8) {
+        self.0[usize::from(index) / 64] |= 1 << (index % 64);
+    }
+
+    fn contains(&self, index: u8) -> bool {
+        self.0[usize::from(index) / 64] & (1 << (index % 64)) != 0
+    }
+}
+
+/// An order in which names that differ only in case are equal.
+fn by_name(a: &[u8], b: &[u8]) -> Ordering {
+    let lower = u8::to_ascii_lowercase;
+    a.len().cmp(&b.len()).then_with(|| a.iter().map(lower).cmp(b.iter().map(lower)))
+}
+
 /// Whether some `Connection` line names this field, and may.
-fn is_listed(fields: &[FieldLine<'_>], line: &FieldLine<'_>, field: Field) -> bool {
-    !field.is_protected()
-        && fields
-            .iter()
-            .filter(|other| Field::of(other.name.as_bytes()) == Field::Connection)
-            .flat_map(|other| connection_tokens(other.value))
-            .any(|token| token.eq_ignore_ascii_case(line.name.as_bytes()))
+fn takes_away(listed: Option<&Listed>, index: u8, field: Field) -> bool {
+    !field.is_protected() && listed.is_some_and(|listed| listed.contains(index))
 }
 
 /// Appends the head that the client gets. `closes` announces the end of the connection;
@@ -126,8 +175,9 @@ pub fn write_response(
     routed_instance: Option<&[u8]>,
 ) {
     let mut writer = HeadWriter::response(out, head.status, head.reason);
+    let listed = plan.connection_lists_fields.then(|| Listed::among(head.fields));
     let is_final = matches!(plan.then, Then::Relay | Then::Tunnel);
-    for line in head.fields {
+    for (index, line) in (0..=u8::MAX).zip(head.fields) {
         let name = line.name.as_bytes();
         let field = Field::of(name);
         match field {
@@ -141,7 +191,7 @@ pub fn write_response(
                 writer.field(name, line.value);
             }
             _ if field.is_hop_by_hop() => {}
-            _ if plan.connection_lists_fields && is_listed(head.fields, line, field) => {}
+            _ if takes_away(listed.as_ref(), index, field) => {}
             _ => {
                 writer.field(name, line.value);
             }

@@ -105,6 +105,29 @@ fn what_connection_lists_ends_here_unless_it_is_protected() {
     );
 }
 
+/// Dozens of fields, and thousands of tokens of which some name them.
+#[test]
+fn what_connection_lists_is_found_among_many_fields_and_tokens() {
+    let names: Vec<String> =
+        (0..61).map(|n| format!("{}-{}", ["x", "Y", "zz"][n % 3], n / 2)).collect();
+    let is_listed = |n: usize| n.is_multiple_of(5);
+    let listed = names.iter().enumerate().filter(|(n, _)| is_listed(*n));
+    let listed: Vec<String> = listed.map(|(_, name)| name.to_ascii_uppercase()).collect();
+    let tokens = format!("{0}, {1}, {0}", "q,x-99,".repeat(5000), listed.join(" ,\t"));
+    let fields: Vec<String> = names.iter().map(|name| format!("{name}: v")).collect();
+    let connection = format!("Connection: {tokens}");
+    let mut lines = vec!["GET / HTTP/1.1", "Host: h", &connection];
+    lines.extend(fields.iter().map(String::as_str));
+    let mut want = vec!["GET / HTTP/1.1", "Host: h"];
+    let stays = |field: &&String| {
+        let name = field.strip_suffix(": v").unwrap();
+        !listed.iter().any(|listed| listed.eq_ignore_ascii_case(name))
+    };
+    want.extend(fields.iter().filter(stays).map(String::as_str));
+    want.extend(OURS);
+    check(&lines, &want);
+}
+
 #[test]
 fn the_clients_address_goes_behind_those_of_earlier_proxies() {
     let cases: &[(&[&str], &str)] = &[
