@@ -256,10 +256,11 @@ fn names_of_tests() -> BTreeSet<String> {
         let mut is_test = false;
         for line in text.lines().map(str::trim) {
             is_test |= line == "#[test]" || line.starts_with("#[tokio::test");
-            if let Some(rest) = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ") {
-                if std::mem::take(&mut is_test) {
-                    names.extend(rest.split(['(', '<']).next().map(str::to_owned));
-                }
+            let function = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ");
+            if let Some(rest) = function
+                && std::mem::take(&mut is_test)
+            {
+                names.extend(rest.split(['(', '<']).next().map(str::to_owned));
             }
         }
     }
