@@ -52,7 +52,7 @@ fn links_lead_somewhere() {
             let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
             let found = match path {
                 "" => page.clone(),
-                path => page.parent().unwrap_or(Path::new("")).join(path),
+                path => page.with_file_name(path),
             };
             if !found.exists() {
                 errors.push(format!("{}: {target} does not exist", page.display()));
