@@ -94,7 +94,8 @@ impl Failure {
                 (code::TRANSPORT_CONNECTION, "Instance not available")
             }
             Self::NoHealthyBackend => (code::TRANSPORT_CONNECTION, "No healthy backend"),
-            // By blame, not by status: 501 and 505 are refusals too, and trying again will not help.
+            // By blame, not by status: 501 and 505 are refusals too, and trying again will not
+            // help.
             _ if self.origin() == Origin::Downstream => (code::INVALID_REQUEST, "Request refused"),
             _ => (code::TRANSPORT, "Backend failed"),
         };
