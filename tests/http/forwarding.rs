@@ -1,0 +1,267 @@
+//! What a backend gets of a request head, and a client of a response head.
+
+use crate::support::{Backend, Balancer, Client, Peer};
+
+/// One exchange, seen from both sides.
+struct Exchange {
+    client: Client,
+    peer: Peer,
+    _balancer: Balancer,
+    _backend: Backend,
+}
+
+/// Sends a request through a balancer and answers it as the backend.
+fn exchange(request: impl AsRef<[u8]>, answer: impl AsRef<[u8]>) -> Exchange {
+    let backend = Backend::played();
+    let balancer = Balancer::start(&[&backend]);
+    let mut client = balancer.connect();
+    client.send(request);
+    let mut peer = backend.next();
+    peer.read_body();
+    peer.send(answer);
+    Exchange { client, peer, _balancer: balancer, _backend: backend }
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+
+#[test]
+fn a_request_head_goes_on_octet_for_octet_with_the_forwarded_fields_behind_it() {
+    let Exchange { peer, .. } = exchange(
+        "GET /a/%2e%2E/b?q=%zz&r=a+b HTTP/1.1\r\nHost: Example.COM:80\r\nuSER-aGENT: x\r\n\
+         X-Dup: 1\r\nEmpty:\r\nx-dup:  2 \r\nX-Dup: 1\r\n\r\n",
+        OK,
+    );
+    let want = "GET /a/%2e%2E/b?q=%zz&r=a+b HTTP/1.1\r\nHost: Example.COM:80\r\nuSER-aGENT: x\r\n\
+        X-Dup: 1\r\nEmpty: \r\nx-dup: 2\r\nX-Dup: 1\r\nX-Forwarded-For: 127.0.0.1\r\n\
+        X-Forwarded-Proto: http\r\nX-Forwarded-Host: Example.COM:80\r\n\
+        X-Forwarded-By: stepflow-load-balancer\r\n\r\n";
+    assert_eq!(String::from_utf8_lossy(&peer.head.octets), want);
+}
+
+#[test]
+fn a_response_head_goes_on_octet_for_octet() {
+    let answer = "HTTP/1.1 299 Odd  reason\r\nServer: b\r\nX-Dup: 1\r\nx-dup: 2\r\nX-Dup: 1\r\n\
+        Set-Cookie: a=b; path=/\r\nSet-Cookie: c\r\nContent-Length: 0\r\n\r\n";
+    let Exchange { mut client, .. } = exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n", answer);
+    assert_eq!(String::from_utf8_lossy(&client.head().octets), answer);
+}
+
+#[test]
+fn values_may_hold_octets_beyond_ascii_in_both_directions() {
+    let value: Vec<u8> = (0x80..=0xff).collect();
+    let request = [b"GET / HTTP/1.1\r\nHost: a\r\nX-Raw: ", &value[..], b"\r\n\r\n"].concat();
+    let answer =
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Raw: ", &value[..], b"\r\n\r\n"].concat();
+    let Exchange { mut client, peer, .. } = exchange(&request, &answer);
+    assert!(peer.head.fields().contains(&(b"X-Raw", &value)), "{:?}", peer.head);
+    assert_eq!(client.head().octets, answer);
+}
+
+#[test]
+fn targets_are_forwarded_as_they_were_sent() {
+    let backend = Backend::fine();
+    let balancer = Balancer::start(&[&backend]);
+    let targets = [
+        "/",
+        "/a//b/./../c",
+        "/%00%ff%2F%5c",
+        "/?",
+        "/??&&==",
+        "/a;b=c,d'(e)!*@:$",
+        "/a|b{c}\"<d>^`\\",
+        "//host/path",
+    ];
+    let mut client = balancer.connect();
+    for target in targets {
+        assert_eq!(client.get(target).status(), 200, "{target}");
+    }
+    let seen = String::from_utf8(backend.connections().concat()).unwrap();
+    let forwarded: Vec<_> = seen
+        .lines()
+        .filter_map(|line| line.strip_prefix("GET ")?.strip_suffix(" HTTP/1.1"))
+        .collect();
+    assert_eq!(forwarded, targets);
+}
+
+#[test]
+fn any_method_goes_through_but_connect() {
+    let backend = Backend::fine();
+    let balancer = Balancer::start(&[&backend]);
+    for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "get", "M!#"] {
+        let response = balancer.ask(format!("{method} /m HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert_eq!(response.status(), 200, "{method}");
+    }
+    let seen = String::from_utf8(backend.connections().concat()).unwrap();
+    for method in ["PROPFIND /m ", "get /m ", "M!# /m "] {
+        assert!(seen.contains(method), "{method} in {seen}");
+    }
+    let before = backend.requests();
+    let response = balancer.ask("CONNECT host:443 HTTP/1.1\r\nHost: host:443\r\n\r\n");
+    assert_eq!((response.status(), response.label().as_str()), (405, "connect_refused"));
+    assert!(response.head.has("Allow"));
+    assert_eq!(backend.requests(), before);
+}
+
+#[test]
+fn fields_of_one_connection_stay_on_it() {
+    let Exchange { mut client, peer, .. } = exchange(
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, X-Hop\r\nconnection: x-other\r\n\
+         X-Hop: 1\r\nX-OTHER: 2\r\nKeep-Alive: timeout=5\r\nTE: trailers\r\n\
+         Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic eA==\r\n\
+         Proxy-Authenticate: Basic\r\nX-Stays: 3\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n\
+         Proxy-Connection: x\r\nContent-Length: 0\r\nX-Stays: 3\r\n\r\n",
+    );
+    let gone = ["Connection", "X-Hop", "X-Other", "Keep-Alive", "TE", "Proxy-Connection"];
+    let response = client.head();
+    for name in gone.into_iter().chain(["Proxy-Authorization", "Proxy-Authenticate"]) {
+        assert!(!peer.head.has(name), "{name} in {:?}", peer.head);
+        assert!(!response.has(name), "{name} in {response:?}");
+    }
+    assert_eq!(peer.head.field("X-Stays").as_deref(), Some("3"));
+    assert_eq!(response.field("X-Stays").as_deref(), Some("3"));
+}
+
+#[test]
+fn what_frames_routes_or_attributes_a_request_cannot_be_stripped_by_listing_it() {
+    let backend = Backend::played().healthy_as("pod-1");
+    let balancer = Balancer::start(&[&backend]);
+    let mut client = balancer.connect();
+    client.send(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Type: text/plain\r\n\
+         Stepflow-Instance-Id: pod-1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: outer\r\n\
+         X-Forwarded-For: 192.0.2.1\r\nConnection: Host, Content-Length, Content-Type\r\n\
+         Connection: Stepflow-Instance-Id, X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, \
+         X-Forwarded-By\r\n\r\nhi",
+    );
+    let mut peer = backend.next();
+    assert_eq!(peer.read_body().0, b"hi");
+    let want = [
+        ("Host", "a"),
+        ("Content-Length", "2"),
+        ("Content-Type", "text/plain"),
+        ("Stepflow-Instance-Id", "pod-1"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-Host", "outer"),
+        ("X-Forwarded-For", "192.0.2.1, 127.0.0.1"),
+        ("X-Forwarded-By", "stepflow-load-balancer"),
+    ];
+    for (name, value) in want {
+        assert_eq!(peer.head.field(name).as_deref(), Some(value), "{name}");
+    }
+    peer.answer("");
+    assert_eq!(client.response().status(), 200);
+}
+
+#[test]
+fn forwarded_for_is_one_line_with_our_client_at_its_end() {
+    let Exchange { peer, .. } = exchange(
+        "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1, 192.0.2.2\r\nA: b\r\n\
+         x-forwarded-for: 192.0.2.3\r\nX-Forwarded-By: liar\r\n\r\n",
+        OK,
+    );
+    let chain = peer.head.field("X-Forwarded-For");
+    assert_eq!(chain.as_deref(), Some("192.0.2.1, 192.0.2.2, 192.0.2.3, 127.0.0.1"));
+    assert_eq!(peer.head.field("X-Forwarded-By").as_deref(), Some("stepflow-load-balancer"));
+}
+
+#[test]
+fn trace_context_passes_whole_with_every_duplicate() {
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let Exchange { peer, .. } = exchange(
+        &format!(
+            "GET / HTTP/1.1\r\nHost: a\r\ntraceparent: {parent}\r\ntracestate: a=1\r\n\
+             baggage: x=1;p\r\ntracestate: b=2\r\nbaggage: y=%20\r\n\r\n"
+        ),
+        OK,
+    );
+    assert_eq!(peer.head.all("traceparent"), [parent]);
+    assert_eq!(peer.head.all("tracestate"), ["a=1", "b=2"]);
+    assert_eq!(peer.head.all("baggage"), ["x=1;p", "y=%20"]);
+}
+
+#[test]
+fn an_absolute_target_wins_over_host_and_goes_on_in_origin_form() {
+    let backend = Backend::fine();
+    let balancer = Balancer::start(&[&backend]);
+    let cases = [
+        ("http://real:81/p?q", "GET /p?q HTTP/1.1\r\nHost: real:81\r\n"),
+        ("HTTP://real", "GET / HTTP/1.1\r\nHost: real\r\n"),
+        ("https://[::1]:8/x", "GET /x HTTP/1.1\r\nHost: [::1]:8\r\n"),
+    ];
+    for (target, want) in cases {
+        let response = balancer.get(target);
+        assert_eq!(response.status(), 200, "{target}");
+        let seen = String::from_utf8(backend.connections().concat()).unwrap();
+        assert!(seen.contains(want), "{target}: {want:?} not in {seen:?}");
+    }
+}
+
+#[test]
+fn options_of_the_whole_server_is_forwarded() {
+    let backend = Backend::fine();
+    let balancer = Balancer::start(&[&backend]);
+    for target in ["*", "http://a"] {
+        let request = format!("OPTIONS {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(balancer.ask(request).status(), 200, "{target}");
+    }
+    let seen = String::from_utf8(backend.connections().concat()).unwrap();
+    assert_eq!(seen.matches("OPTIONS * HTTP/1.1\r\nHost: a\r\n").count(), 2, "{seen}");
+}
+
+#[test]
+fn an_http10_client_without_a_host_gets_its_answer_and_the_end() {
+    let backend = Backend::fine();
+    let balancer = Balancer::start(&[&backend]);
+    let mut client = balancer.connect();
+    let response = client.ask("GET /old HTTP/1.0\r\n\r\n");
+    assert_eq!(response.text(), "ok");
+    assert_eq!(response.head.field("Connection").as_deref(), Some("close"));
+    client.expect_end();
+    let seen = String::from_utf8(backend.connections().concat()).unwrap();
+    let want = format!("GET /old HTTP/1.1\r\nHost: {}\r\n", balancer.address);
+    assert!(seen.starts_with(&want), "{seen}");
+}
+
+#[test]
+fn an_http10_client_may_keep_its_connection_if_it_asks_to() {
+    let backend = Backend::fine();
+    let balancer = Balancer::start(&[&backend]);
+    let mut client = balancer.connect();
+    for _ in 0..3 {
+        let response = client.ask("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n");
+        assert_eq!(response.text(), "ok");
+        assert_eq!(response.head.field("Connection").as_deref(), Some("keep-alive"));
+    }
+}
+
+#[test]
+fn a_client_that_says_close_is_told_so_and_closed() {
+    let backend = Backend::fine();
+    let balancer = Balancer::start(&[&backend]);
+    let mut client = balancer.connect();
+    let response = client.ask("GET / HTTP/1.1\r\nHost: a\r\nConnection: foo, CLOSE\r\n\r\n");
+    assert_eq!(response.head.field("Connection").as_deref(), Some("close"));
+    client.expect_end();
+}
+
+#[test]
+fn an_empty_line_in_front_of_a_request_is_skipped() {
+    let backend = Backend::fine();
+    let balancer = Balancer::start(&[&backend]);
+    let mut client = balancer.connect();
+    assert_eq!(client.ask("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").status(), 200);
+    assert_eq!(client.get("/").status(), 200);
+}
+
+#[test]
+fn a_head_may_arrive_octet_by_octet() {
+    let backend = Backend::fine();
+    let balancer = Balancer::start(&[&backend]);
+    let mut client = balancer.connect();
+    for octet in b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc" {
+        client.send([*octet]);
+    }
+    assert_eq!(client.response().text(), "ok");
+    assert!(backend.connections().concat().ends_with(b"\r\n\r\nabc"));
+}

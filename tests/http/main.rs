@@ -1,0 +1,15 @@
+//! The balancer on real sockets: rude clients, scripted backends, octet for octet.
+//!
+//! Each module states a part of what the data path promises; each test name is one promise. The
+//! suite can be repeated as a whole on another driver or with another number of workers, with
+//! `STEPFLOW_LB_IO_DRIVER` and `STEPFLOW_LB_WORKERS`.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bodies;
+mod forwarding;
+mod framing;
+mod interim;
+mod limits;
+mod responses;
