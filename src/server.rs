@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tracing::{error, info, warn};
 
 use crate::{
-    config::{Config, IoDriver},
+    config::Config,
     control::{self, ControlError, ControlParts, ExitReason, Signals},
     link::{self, Links},
     stats::WorkerStats,
@@ -41,12 +41,12 @@ pub enum StartError {
         source: io::Error,
     },
     /// A worker was granted no I/O driver.
-    #[error("cannot start worker {worker} with io_driver {asked:?}: {source}")]
+    #[error("cannot start worker {worker} with io_driver = {asked}: {source}")]
     Driver {
         /// Number of the worker.
         worker: usize,
         /// What was asked for.
-        asked: IoDriver,
+        asked: &'static str,
         /// The kernel's reason.
         source: io::Error,
     },
@@ -143,10 +143,14 @@ pub fn start(config: Config, logger: &AccessLogger, signals: Signals) -> Result<
     }
     let (mut workers, mut drivers) = (Vec::with_capacity(count), Vec::with_capacity(count));
     for (index, (thread, started)) in starting.into_iter().enumerate() {
-        let (driver, fallbacks) =
-            started.recv().map_err(|_| StartError::WorkerEnded { worker: index })?.map_err(
-                |source| StartError::Driver { worker: index, asked: config.io_driver, source },
-            )?;
+        let (driver, fallbacks) = started
+            .recv()
+            .map_err(|_| StartError::WorkerEnded { worker: index })?
+            .map_err(|source| StartError::Driver {
+                worker: index,
+                asked: config.io_driver.label(),
+                source,
+            })?;
         for Fallback { tried, error } in fallbacks {
             let errno = error.raw_os_error();
             warn!(worker = index, %tried, %error, errno, using = %driver, "fell back to another I/O driver");

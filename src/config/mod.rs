@@ -92,6 +92,17 @@ pub enum IoDriver {
     Epoll,
 }
 
+impl IoDriver {
+    /// The word that the option takes.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::IoUring => "io_uring",
+            Self::Epoll => "epoll",
+        }
+    }
+}
+
 /// Choice of the picker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {

@@ -21,6 +21,9 @@ use crate::{
 /// Octets that a client which was told to close may still send before it is cut off.
 const LINGER_BYTES_MAX: usize = 256 * 1024;
 
+/// Octets of coming requests that are taken in while an exchange is running.
+const READ_AHEAD_BYTES_MAX: usize = 4 * 1024;
+
 /// One client connection between and during exchanges.
 pub(super) struct Client<'a> {
     pub(super) worker: &'a Rc<Worker>,
@@ -192,13 +195,12 @@ impl<'a> Client<'a> {
         .await
     }
 
-    /// Notices that the client leaves while its exchange is running. Never ready for one that sends
-    /// its next request early: that one waits its turn, unread.
+    /// Notices that the client leaves while its exchange is running.
     pub(super) fn poll_departure(&mut self, cx: &mut Context<'_>) -> Poll<Departure> {
         while !self.watch_is_over && self.arrivals.as_mut().poll_ready(cx).is_ready() {
             match self.connection.peek() {
                 Peek::Nothing => {}
-                Peek::Octets => self.watch_is_over = true,
+                Peek::Octets => self.read_ahead(),
                 Peek::EndOfInput => {
                     self.watch_is_over = true;
                     self.half_closed = true;
@@ -208,6 +210,22 @@ impl<'a> Client<'a> {
             }
         }
         Poll::Pending
+    }
+
+    /// Takes in octets that belong to no exchange yet, because the end of a connection hides behind
+    /// them. A client that sends more than a little ahead is no longer watched.
+    fn read_ahead(&mut self) {
+        let room = READ_AHEAD_BYTES_MAX.saturating_sub(self.inbox.len());
+        if room == 0 {
+            self.watch_is_over = true;
+            return;
+        }
+        if self.inbox.capacity() == 0 {
+            self.inbox = self.worker.buffers.take(Size::Small);
+        }
+        self.inbox.reserve(room);
+        // What it cannot take now, it meets again at the next poll.
+        let _ = self.connection.try_recv(&mut self.inbox);
     }
 
     /// Sends one of our own answers. A client that does not take it is not waited for longer than

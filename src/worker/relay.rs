@@ -66,6 +66,8 @@ pub(super) async fn run(
     upstream: &Duplex,
     replay: Replay,
 ) -> Delivery {
+    // What arrived with the head is all there is: it can be sent again as it is.
+    let is_whole = request.body.is_done();
     let mut relay = Relay {
         worker,
         replay,
@@ -83,7 +85,7 @@ pub(super) async fn run(
     match ended {
         Ok((downstream, upstream)) => Delivery::Done { downstream, upstream },
         Err(failure) => {
-            let sent = match request.octets.is_empty() || !request_complete {
+            let sent = match request.octets.is_empty() || !is_whole {
                 true => Sent::Gone,
                 false => Sent::Replayable,
             };
@@ -467,8 +469,9 @@ where
             if let Poll::Ready(output) = operation.as_mut().poll(cx) {
                 return Poll::Ready(Ok(Turn::Done(output)));
             }
-            // While a body is uploaded, the upload itself meets the client's end.
-            if self.upload.is_none()
+            // Until the request has ended, what the client sends is its body: the upload meets it,
+            // and the client's end.
+            if self.request_complete
                 && let Poll::Ready(departure) = self.client.poll_departure(cx)
                 && (departure == Departure::Broken || self.departure_ends)
             {

@@ -103,7 +103,11 @@ fn what_has_no_body_has_none_whatever_its_fields_say() {
         ("HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", None),
         ("HEAD", "HTTP/1.1 200 OK\r\n\r\n", None),
         ("HEAD", "HTTP/1.1 404 Not Found\r\nContent-Length: 7\r\n\r\n", Some("7")),
-        ("GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 1000\r\nETag: x\r\n\r\n", Some("1000")),
+        (
+            "GET",
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 1000\r\nETag: x\r\n\r\n",
+            Some("1000"),
+        ),
         ("GET", "HTTP/1.1 204 No Content\r\nContent-Length: 1000\r\n\r\n", None),
         ("DELETE", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", None),
         ("GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Some("0")),

@@ -5,8 +5,7 @@ use crate::support::{Backend, Balancer, End};
 #[test]
 fn a_head_over_its_size_limit_is_refused_with_431() {
     let backend = Backend::fine();
-    let balancer =
-        Balancer::before(&[&backend]).with("request_head_bytes_max", "4KiB").start();
+    let balancer = Balancer::before(&[&backend]).with("request_head_bytes_max", "4KiB").start();
     let base = "GET / HTTP/1.1\r\nHost: a\r\nX-Long: \r\n\r\n".len();
     let with_size = |size: usize| {
         format!("GET / HTTP/1.1\r\nHost: a\r\nX-Long: {}\r\n\r\n", "x".repeat(size - base))
@@ -38,9 +37,8 @@ fn a_head_with_too_many_fields_is_refused_with_431() {
     let backend = Backend::fine();
     let balancer = Balancer::start(&[&backend]);
     // With Host.
-    let with_fields = |n: usize| {
-        format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X-Field: x\r\n".repeat(n - 1))
-    };
+    let with_fields =
+        |n: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X-Field: x\r\n".repeat(n - 1));
     let mut client = balancer.connect();
     assert_eq!(client.ask(with_fields(100)).status(), 200);
     let response = client.ask(with_fields(101));
@@ -51,8 +49,7 @@ fn a_head_with_too_many_fields_is_refused_with_431() {
 #[test]
 fn a_head_that_does_not_end_in_time_is_refused_with_408() {
     let backend = Backend::fine();
-    let balancer =
-        Balancer::before(&[&backend]).with("request_head_timeout", "200ms").start();
+    let balancer = Balancer::before(&[&backend]).with("request_head_timeout", "200ms").start();
     let mut first = balancer.connect();
     first.send("GET / HTTP/1.1\r\nHo");
     let mut second = balancer.connect();
@@ -68,8 +65,7 @@ fn a_head_that_does_not_end_in_time_is_refused_with_408() {
 #[test]
 fn a_head_that_drips_is_refused_by_its_beginning_not_by_its_last_octet() {
     let backend = Backend::fine();
-    let balancer =
-        Balancer::before(&[&backend]).with("request_head_timeout", "300ms").start();
+    let balancer = Balancer::before(&[&backend]).with("request_head_timeout", "300ms").start();
     let mut client = balancer.connect();
     let started = std::time::Instant::now();
     client.send("GET / HTTP/1.1\r\n");
@@ -89,8 +85,7 @@ fn a_head_that_drips_is_refused_by_its_beginning_not_by_its_last_octet() {
 #[test]
 fn a_connection_that_never_asks_is_closed_without_a_word() {
     let backend = Backend::fine();
-    let balancer =
-        Balancer::before(&[&backend]).with("request_head_timeout", "200ms").start();
+    let balancer = Balancer::before(&[&backend]).with("request_head_timeout", "200ms").start();
     assert_eq!(balancer.connect().expect_end(), End::Closed);
 }
 

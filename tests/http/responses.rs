@@ -103,8 +103,7 @@ fn a_client_that_leaves_during_a_plain_request_costs_nobody_else_anything() {
 #[test]
 fn an_idle_client_connection_is_closed_after_its_timeout_without_a_word() {
     let backend = Backend::fine();
-    let balancer =
-        Balancer::before(&[&backend]).with("keep_alive_timeout", "200ms").start();
+    let balancer = Balancer::before(&[&backend]).with("keep_alive_timeout", "200ms").start();
     let mut client = balancer.connect();
     assert_eq!(client.get("/").status(), 200);
     assert_eq!(client.expect_end(), End::Closed);

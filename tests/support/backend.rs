@@ -119,12 +119,8 @@ impl Backend {
     fn start(script: Script, arrivals: Receiver<Peer>) -> Self {
         let reservation = bound_socket("127.0.0.1:0".parse().expect("an address"));
         let address = reservation.local_addr().expect("a bound socket has an address");
-        let state = State {
-            health: Health::Anonymous,
-            connections: Vec::new(),
-            requests: 0,
-            probes: 0,
-        };
+        let state =
+            State { health: Health::Anonymous, connections: Vec::new(), requests: 0, probes: 0 };
         let mut backend = Self {
             address: address.as_socket().expect("an IP socket"),
             shared: Arc::new(Shared { state: state.into(), changed: Condvar::new() }),

@@ -105,8 +105,7 @@ fn wait(child: &mut Child) -> ExitStatus {
 impl Process {
     /// Starts a balancer and waits until it says where it listens.
     pub(crate) fn start(mut command: Command) -> Self {
-        let mut child =
-            command.stdout(Stdio::piped()).spawn().expect("the program can be started");
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program can be started");
         let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
         let (sender, output) = unbounded();
         std::thread::spawn(move || {
