@@ -1,6 +1,8 @@
 //! The configuration as an operator meets it: who wins, what is refused and in which words, and
 //! that the manual says what the program does.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot set up its world has failed")]
+
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use proptest::prelude::*;

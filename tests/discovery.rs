@@ -4,6 +4,8 @@
 //! loopback interface; one test asks dnsmasq as well, where it is installed. Nothing here waits
 //! for a fixed time: every step waits for a condition, with a deadline.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot set up its world has failed")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

@@ -1,6 +1,8 @@
 //! Checks that the documentation is true where a program can tell: what it links to exists, the
 //! tests and decisions that it names exist, and the public interface is in the changelog.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot set up its world has failed")]
+
 #[path = "support/tree.rs"]
 mod tree;
 

@@ -6,6 +6,9 @@
 //! step; `LB_SIM_SEED=<seed> cargo test --test plane_simulation` plays it again, and
 //! `LB_SIM_RUNS=<n>` runs more of them.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot set up its world has failed")]
+#![allow(clippy::print_stderr, reason = "what a failed run must show")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},

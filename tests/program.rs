@@ -1,5 +1,7 @@
 //! The program from outside: what it prints, how it ends, and the demo as a newcomer meets it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot set up its world has failed")]
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},

@@ -29,6 +29,17 @@ pub struct ErrorContext<'a> {
     pub backends: HealthCounts,
 }
 
+/// What an answer says about its connection (RFC 9112 §9.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announced {
+    /// It ends.
+    Close,
+    /// It goes on, which an HTTP/1.0 client must be told.
+    KeepAlive,
+    /// It goes on, as an HTTP/1.1 client expects.
+    Nothing,
+}
+
 /// A complete response of our own.
 #[derive(Debug)]
 pub struct Answer<'a> {
@@ -42,7 +53,7 @@ pub struct Answer<'a> {
 
 impl Answer<'_> {
     /// Appends head and body. `date` is an IMF-fixdate (RFC 9110 §5.6.7).
-    pub fn write(&self, out: &mut Vec<u8>, method: Method, date: &str, closes: bool) {
+    pub fn write(&self, out: &mut Vec<u8>, method: Method, date: &str, announced: Announced) {
         let mut head =
             HeadWriter::response(out, self.status, reason_phrase(self.status).as_bytes());
         head.field(b"Date", date.as_bytes());
@@ -55,8 +66,14 @@ impl Answer<'_> {
         if self.status == 405 {
             head.field(b"Allow", b"GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH");
         }
-        if closes {
-            head.field(b"Connection", b"close");
+        match announced {
+            Announced::Close => {
+                head.field(b"Connection", b"close");
+            }
+            Announced::KeepAlive => {
+                head.field(b"Connection", b"keep-alive");
+            }
+            Announced::Nothing => {}
         }
         head.end();
         if method != Method::Head {

@@ -293,7 +293,7 @@ mod tests {
     fn every_failure_is_documented_as_it_is() {
         let page = include_str!("../../docs/ERRORS.md");
         for failure in Failure::ALL {
-            let status = failure.status().map_or("none".to_owned(), |s| s.to_string());
+            let status = failure.status().map_or_else(|| "none".to_owned(), |s| s.to_string());
             let row = format!(
                 "| `{}` | {status} | {} | {} | {} |",
                 failure.label(),

@@ -23,7 +23,7 @@ mod reuse;
 #[cfg(test)]
 mod tests;
 
-pub use answer::{Answer, ErrorContext, health_answer};
+pub use answer::{Announced, Answer, ErrorContext, health_answer};
 pub use deadline::{DeadlineTable, Tick, Timer};
 pub use failure::{Failure, Origin, Stage};
 pub use forward::{ClientFacts, SELF_NAME, write_request, write_response};

@@ -22,6 +22,8 @@ pub struct Attempt {
     pub sent: Sent,
     /// The connection came from the pool.
     pub reused: bool,
+    /// The request was sent once before, to the end of its first connection.
+    pub replayed: bool,
     /// A response octet was received.
     pub response_begun: bool,
     /// The request names an instance: no other backend will do.
@@ -60,7 +62,7 @@ pub fn may_retry(failure: Failure, request: &RequestPlan, attempt: &Attempt) -> 
         }
         (Failure::ConnectFailed | Failure::ConnectTimeout, Sent::Nothing) => Retry::NextBackend,
         (Failure::BackendClosed, Sent::Nothing | Sent::Replayable)
-            if attempt.reused && request.method.is_idempotent() =>
+            if attempt.reused && !attempt.replayed && request.method.is_idempotent() =>
         {
             Retry::SameBackend
         }

@@ -19,11 +19,11 @@ use super::{
 };
 use crate::{
     exchange::{
-        Answer, Attempt, ClientFacts, CloseReason, ErrorContext, ErrorFormat, Failure, Fate,
-        Origin, Persistence, RequestPlan, Retry, Sent, admit, error_format, health_answer,
+        Announced, Answer, Attempt, ClientFacts, CloseReason, ErrorContext, ErrorFormat, Failure,
+        Fate, Origin, Persistence, RequestPlan, Retry, Sent, admit, error_format, health_answer,
         may_retry, write_request,
     },
-    http1::{Body, HttpDate, Method, field_storage, parse_request},
+    http1::{Body, HttpDate, Method, Version, field_storage, parse_request},
     link::Report,
     model::{InstanceId, Phase},
     session::Affinity,
@@ -70,6 +70,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: std::n
 pub(super) struct Account {
     started: Instant,
     method: Method,
+    version: Version,
     error_format: ErrorFormat,
     /// Counts the exchange against its backend, until the account is closed.
     in_flight: Option<InFlight>,
@@ -99,6 +100,8 @@ enum Prepared {
     Forward(Request),
     Health,
     Refuse(Failure),
+    /// It names an instance by a name that no instance can have.
+    Nobody(String),
 }
 
 async fn exchange(worker: &Rc<Worker>, client: &mut Client<'_>) -> Fate {
@@ -119,6 +122,10 @@ async fn exchange(worker: &Rc<Worker>, client: &mut Client<'_>) -> Fate {
         Prepared::Health => return answer_health(worker, client, account).await,
         Prepared::Refuse(failure) => {
             return refuse(worker, client, account, failure, Then::Close, None).await;
+        }
+        Prepared::Nobody(named) => {
+            let failure = Failure::InstanceUnknown;
+            return refuse(worker, client, account, failure, Then::Close, Some(&named)).await;
         }
     };
     let (instance, plan) = (request.instance.clone(), request.plan);
@@ -142,7 +149,15 @@ async fn exchange(worker: &Rc<Worker>, client: &mut Client<'_>) -> Fate {
                 true => Then::Continue,
                 false => Then::Close,
             };
-            refuse(worker, client, account, failure, then, instance.as_ref()).await
+            refuse(
+                worker,
+                client,
+                account,
+                failure,
+                then,
+                instance.as_ref().map(InstanceId::as_str),
+            )
+            .await
         }
     }
 }
@@ -175,6 +190,7 @@ fn prepare(
     };
     let path = head.target.path();
     account.method = head.method;
+    account.version = head.version;
     client.path.clear();
     client.path.extend_from_slice(&path[..path.len().min(LOGGED_PATH_BYTES_MAX)]);
     let admission = match admit(&head) {
@@ -194,7 +210,10 @@ fn prepare(
     let affinity = Affinity::read(admission.instance);
     let instance = match affinity {
         Affinity::Any => None,
-        Affinity::Nobody => return Prepared::Refuse(Failure::InstanceUnknown),
+        Affinity::Nobody => {
+            let named = admission.instance.unwrap_or_default();
+            return Prepared::Nobody(String::from_utf8_lossy(named).into_owned());
+        }
         Affinity::Instance(id) => worker.instance_id(id),
     };
     let mut outgoing = worker.buffers.take(Size::Small);
@@ -235,6 +254,7 @@ async fn deliver(
         number: 1,
         sent: Sent::Nothing,
         reused: false,
+        replayed: false,
         response_begun: false,
         pinned: request.instance.is_some(),
     };
@@ -291,7 +311,10 @@ async fn deliver(
                 attempt = Attempt { sent, reused, response_begun, ..attempt };
                 match may_retry(failure, &request.plan, &attempt) {
                     Retry::GiveUp => return Err(Undelivered { failure, request_complete }),
-                    Retry::SameBackend => again_on = Some(slot),
+                    Retry::SameBackend => {
+                        attempt.replayed = true;
+                        again_on = Some(slot);
+                    }
                     Retry::NextBackend => tried.note(slot),
                 }
                 last = Some(failure);
@@ -355,16 +378,13 @@ async fn refuse(
     mut account: Account,
     failure: Failure,
     then: Then,
-    instance: Option<&InstanceId>,
+    instance: Option<&str>,
 ) -> Fate {
     let Some(status) = failure.status() else {
         account.close(worker, client, Some(failure));
         return Fate::Close(CloseReason::Incomplete);
     };
-    let context = ErrorContext {
-        instance: instance.map(InstanceId::as_str),
-        backends: worker.table.borrow().counts(),
-    };
+    let context = ErrorContext { instance, backends: worker.table.borrow().counts() };
     let (body, content_type) = failure.body(account.error_format, &context);
     let answer = Answer { status, content_type, body: &body };
     let fate = send(worker, client, &mut account, &answer, then).await;
@@ -394,7 +414,12 @@ async fn send(
     let mut out = worker.buffers.take(Size::Small);
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let date = HttpDate(since_epoch).to_string();
-    answer.write(&mut out, account.method, &date, then == Then::Close);
+    let announced = match then {
+        Then::Close => Announced::Close,
+        Then::Continue if account.version == Version::Http10 => Announced::KeepAlive,
+        Then::Continue => Announced::Nothing,
+    };
+    answer.write(&mut out, account.method, &date, announced);
     account.status = answer.status;
     account.bytes_down = answer.body.len() as u64;
     match client.send_answer(out).await {
@@ -409,6 +434,7 @@ impl Account {
         Self {
             started,
             method: Method::Other,
+            version: Version::Http11,
             error_format: ErrorFormat::Text,
             in_flight: None,
             routed: Routed::None,

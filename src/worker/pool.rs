@@ -42,19 +42,19 @@ impl<C> Pool<C> {
         Some(newest.connection)
     }
 
-    /// Keeps a connection until `expires`. Gives it back if there are enough.
-    pub(super) fn put(&mut self, slot: Slot, connection: C, expires: Tick) -> Result<(), C> {
+    /// Keeps a connection until `expires`. If there are enough, the oldest makes room.
+    pub(super) fn put(&mut self, slot: Slot, connection: C, expires: Tick) {
         let index = slot.0 as usize;
         if self.by_slot.len() <= index {
             self.by_slot.resize_with(index + 1, Vec::new);
         }
         let idle = &mut self.by_slot[index];
-        if idle.len() >= self.per_slot_max {
-            return Err(connection);
-        }
         idle.push(Idle { connection, expires });
         self.len += 1;
-        Ok(())
+        if idle.len() > self.per_slot_max {
+            idle.remove(0);
+            self.len -= 1;
+        }
     }
 
     /// Drops everything that is idle for a backend.
@@ -83,7 +83,7 @@ mod tests {
     fn newest_first_and_never_an_expired_one() {
         let mut pool = Pool::new(8);
         for (connection, expires) in [(1, Tick(10)), (2, Tick(20)), (3, Tick(30))] {
-            pool.put(Slot(4), connection, expires).unwrap();
+            pool.put(Slot(4), connection, expires);
         }
         assert_eq!(pool.take(Slot(4), Tick(15)), Some(3));
         assert_eq!(pool.len(), 2);
@@ -96,12 +96,17 @@ mod tests {
     }
 
     #[test]
-    fn a_full_pool_gives_back_and_a_cleared_one_is_empty() {
+    fn a_full_pool_lets_the_oldest_go_and_a_cleared_one_is_empty() {
         let mut pool = Pool::new(1);
-        assert_eq!(pool.put(Slot(0), 1, Tick(9)), Ok(()));
-        assert_eq!(pool.put(Slot(0), 2, Tick(9)), Err(2));
-        assert_eq!(pool.put(Slot(1), 3, Tick(9)), Ok(()));
+        pool.put(Slot(0), 1, Tick(9));
+        pool.put(Slot(0), 2, Tick(9));
+        pool.put(Slot(1), 3, Tick(9));
+        assert_eq!((pool.take(Slot(0), Tick(0)), pool.len()), (Some(2), 1));
+        pool.put(Slot(0), 4, Tick(9));
         pool.clear(Slot(0));
         assert_eq!((pool.take(Slot(0), Tick(0)), pool.len()), (None, 1));
+        let mut none = Pool::new(0);
+        none.put(Slot(0), 1, Tick(9));
+        assert_eq!((none.take(Slot(0), Tick(0)), none.len()), (None, 0));
     }
 }

@@ -128,7 +128,6 @@ pub(super) fn give_back(worker: &Worker, slot: Slot, connection: Duplex) {
     }
     let expires = worker.alarms.now().after(worker.config.timeouts.upstream_idle);
     let mut pool = worker.pool.borrow_mut();
-    // A full pool gives it back, and it is closed here.
-    let _ = pool.put(slot, connection, expires);
+    pool.put(slot, connection, expires);
     worker.stats().upstream_idle.set(pool.len() as u64);
 }

@@ -4,6 +4,8 @@
 //! suite can be repeated as a whole on another driver or with another number of workers, with
 //! `STEPFLOW_LB_IO_DRIVER` and `STEPFLOW_LB_WORKERS`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot set up its world has failed")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -106,8 +106,12 @@ fn text_is_one_line_with_label_and_reason() {
 
 fn written(status: u16, method: Method, closes: bool) -> Vec<u8> {
     let mut out = Vec::new();
-    Answer { status, content_type: "text/plain", body: b"body\n" }
-        .write(&mut out, method, DATE, closes);
+    Answer { status, content_type: "text/plain", body: b"body\n" }.write(
+        &mut out,
+        method,
+        DATE,
+        if closes { Announced::Close } else { Announced::Nothing },
+    );
     out
 }
 
