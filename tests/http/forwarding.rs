@@ -26,7 +26,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
 #[test]
 fn a_request_head_goes_on_octet_for_octet_with_the_forwarded_fields_behind_it() {
-    let Exchange { peer, .. } = exchange(
+    let Exchange { peer, .. } = &mut exchange(
         "GET /a/%2e%2E/b?q=%zz&r=a+b HTTP/1.1\r\nHost: Example.COM:80\r\nuSER-aGENT: x\r\n\
          X-Dup: 1\r\nEmpty:\r\nx-dup:  2 \r\nX-Dup: 1\r\n\r\n",
         OK,
@@ -42,7 +42,7 @@ fn a_request_head_goes_on_octet_for_octet_with_the_forwarded_fields_behind_it() 
 fn a_response_head_goes_on_octet_for_octet() {
     let answer = "HTTP/1.1 299 Odd  reason\r\nServer: b\r\nX-Dup: 1\r\nx-dup: 2\r\nX-Dup: 1\r\n\
         Set-Cookie: a=b; path=/\r\nSet-Cookie: c\r\nContent-Length: 0\r\n\r\n";
-    let Exchange { mut client, .. } = exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n", answer);
+    let Exchange { client, .. } = &mut exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n", answer);
     assert_eq!(String::from_utf8_lossy(&client.head().octets), answer);
 }
 
@@ -52,7 +52,7 @@ fn values_may_hold_octets_beyond_ascii_in_both_directions() {
     let request = [b"GET / HTTP/1.1\r\nHost: a\r\nX-Raw: ", &value[..], b"\r\n\r\n"].concat();
     let answer =
         [b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Raw: ", &value[..], b"\r\n\r\n"].concat();
-    let Exchange { mut client, peer, .. } = exchange(&request, &answer);
+    let Exchange { client, peer, .. } = &mut exchange(&request, &answer);
     assert!(peer.head.fields().contains(&(b"X-Raw", &value)), "{:?}", peer.head);
     assert_eq!(client.head().octets, answer);
 }
@@ -104,7 +104,7 @@ fn any_method_goes_through_but_connect() {
 
 #[test]
 fn fields_of_one_connection_stay_on_it() {
-    let Exchange { mut client, peer, .. } = exchange(
+    let Exchange { client, peer, .. } = &mut exchange(
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, X-Hop\r\nconnection: x-other\r\n\
          X-Hop: 1\r\nX-OTHER: 2\r\nKeep-Alive: timeout=5\r\nTE: trailers\r\n\
          Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic eA==\r\n\
@@ -155,7 +155,7 @@ fn what_frames_routes_or_attributes_a_request_cannot_be_stripped_by_listing_it()
 
 #[test]
 fn forwarded_for_is_one_line_with_our_client_at_its_end() {
-    let Exchange { peer, .. } = exchange(
+    let Exchange { peer, .. } = &mut exchange(
         "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1, 192.0.2.2\r\nA: b\r\n\
          x-forwarded-for: 192.0.2.3\r\nX-Forwarded-By: liar\r\n\r\n",
         OK,
@@ -168,7 +168,7 @@ fn forwarded_for_is_one_line_with_our_client_at_its_end() {
 #[test]
 fn trace_context_passes_whole_with_every_duplicate() {
     let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    let Exchange { peer, .. } = exchange(
+    let Exchange { peer, .. } = &mut exchange(
         &format!(
             "GET / HTTP/1.1\r\nHost: a\r\ntraceparent: {parent}\r\ntracestate: a=1\r\n\
              baggage: x=1;p\r\ntracestate: b=2\r\nbaggage: y=%20\r\n\r\n"

@@ -9,9 +9,18 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod affinity;
 mod bodies;
+mod drain;
+mod driver;
 mod forwarding;
 mod framing;
+mod health_endpoint;
 mod interim;
 mod limits;
+mod pooling;
+mod resources;
 mod responses;
+mod sse;
+mod streams;
+mod tunnel;

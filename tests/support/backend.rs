@@ -330,7 +330,12 @@ impl Peer {
         self.wire.rest()
     }
 
-    /// Answers with a body of this length.
+    /// Waits, for as long as it takes, until the balancer has closed or broken this connection.
+    pub(crate) fn wait_for_end(&mut self) {
+        self.wire.drain();
+    }
+
+    /// Answers with this body.
     pub(crate) fn answer(&mut self, body: impl AsRef<[u8]>) {
         let body = body.as_ref();
         let mut octets =

@@ -175,6 +175,16 @@ impl Process {
         }
     }
 
+    /// CPU time that it has used so far.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let stat = std::fs::read_to_string(path).expect("it runs");
+        // Behind the name, which may hold spaces: user and system time in hundredths of a second.
+        let rest = stat.rsplit_once(") ").expect("a name in parentheses").1;
+        let ticks = rest.split(' ').skip(11).take(2).map(|n| n.parse::<u64>().expect("a number"));
+        Duration::from_millis(ticks.sum::<u64>() * 10)
+    }
+
     /// Waits for its end.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         wait(&mut self.child)

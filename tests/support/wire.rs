@@ -230,6 +230,13 @@ impl Wire {
         }
     }
 
+    /// Takes whatever comes until the other side ends. Without a deadline.
+    pub(crate) fn drain(&mut self) {
+        while self.receive(None).is_ok() {
+            self.inbox.clear();
+        }
+    }
+
     /// The other side ends without another octet.
     #[track_caller]
     pub(crate) fn expect_end(&mut self) -> End {
