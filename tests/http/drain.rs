@@ -82,8 +82,7 @@ fn a_running_stream_finishes_and_the_process_ends_with_success() {
 #[test]
 fn what_does_not_end_in_time_is_cut() {
     let backend = Backend::played();
-    let options =
-        [("STEPFLOW_LB_DRAIN_GRACE", "0s"), ("STEPFLOW_LB_DRAIN_TIMEOUT", "500ms")];
+    let options = [("STEPFLOW_LB_DRAIN_GRACE", "0s"), ("STEPFLOW_LB_DRAIN_TIMEOUT", "500ms")];
     let mut process = process(&backend, &options);
     let mut client = process.connect();
     client.send(ASK);
@@ -154,7 +153,8 @@ fn a_body_on_its_way_when_the_process_drains_arrives() {
 fn an_address_in_use_ends_the_program_with_one_line_that_names_address_and_option() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    for (variable, key) in [("BIND_ADDRESS", "bind_address"), ("METRICS_ADDRESS", "metrics_address")]
+    for (variable, key) in
+        [("BIND_ADDRESS", "bind_address"), ("METRICS_ADDRESS", "metrics_address")]
     {
         let mut command = before(command(), &[]);
         command.env("UPSTREAM_SERVICE", "127.0.0.1:1").env(variable, &address);

@@ -169,7 +169,7 @@ fn forwarded_for_is_one_line_with_our_client_at_its_end() {
 fn trace_context_passes_whole_with_every_duplicate() {
     let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let Exchange { peer, .. } = &mut exchange(
-        &format!(
+        format!(
             "GET / HTTP/1.1\r\nHost: a\r\ntraceparent: {parent}\r\ntracestate: a=1\r\n\
              baggage: x=1;p\r\ntracestate: b=2\r\nbaggage: y=%20\r\n\r\n"
         ),

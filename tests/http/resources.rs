@@ -110,7 +110,11 @@ fn a_request_for_which_no_descriptor_is_left_is_answered_503() {
     let backend = Backend::fine();
     let limited = under(&["sh", "-c", "ulimit -n 64; exec \"$0\""]);
     let mut command = before(limited, &[&backend]);
-    command.env("HEALTH_CHECK_INTERVAL", "1h").env("STEPFLOW_LB_WORKERS", "1");
+    command
+        .env("HEALTH_CHECK_INTERVAL", "1h")
+        .env("STEPFLOW_LB_WORKERS", "1")
+        // Every request needs a descriptor of its own.
+        .env("STEPFLOW_LB_IDLE_CONNECTIONS_PER_BACKEND_MAX", "0");
     let process = Process::start(command);
     process.wait_for_healthy(1);
     let mut early = process.connect();

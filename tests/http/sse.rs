@@ -183,7 +183,7 @@ fn a_client_that_leaves_closes_the_backend_s_side() {
         let Stream { client, peer, balancer, .. } = &mut stream();
         peer.send(chunk("data: 1\n\n"));
         assert_eq!(client.chunk(), b"data: 1\n\n");
-        assert_eq!(open_streams(&balancer), 1);
+        assert_eq!(open_streams(balancer), 1);
         if rudely {
             client.reset();
         } else {
@@ -192,7 +192,7 @@ fn a_client_that_leaves_closes_the_backend_s_side() {
         // The backend is silent: nothing that it sends tells the balancer.
         assert_eq!(peer.until_gone().0, b"");
         balancer.wait_until_quiet();
-        assert_eq!(open_streams(&balancer), 0);
+        assert_eq!(open_streams(balancer), 0);
         // Whoever reads a stream decides when it has read enough.
         assert_eq!(balancer.metrics().failures("client_gone"), 0);
     }
@@ -302,7 +302,7 @@ fn a_stream_counts_against_its_backend_until_it_ends() {
     crate::support::wait_until("the stream is no longer counted", || {
         balancer.metrics().sum("stepflow_lb_active_connections", &[]) == 0
     });
-    assert_eq!(open_streams(&balancer), 0);
+    assert_eq!(open_streams(balancer), 0);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use std::{
     ops::Range,
-    sync::atomic::{AtomicUsize, Ordering},
     sync::Arc,
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use crate::support::{Backend, Balancer, Client, Health, wait_until};

@@ -1,5 +1,7 @@
 //! A backend that the test plays itself, or that follows a script.
 
+#![expect(clippy::disallowed_types, reason = "tests wait for what connections have recorded")]
+
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     ops::{Deref, DerefMut},
@@ -56,7 +58,6 @@ struct Listening {
 }
 
 struct Shared {
-    #[expect(clippy::disallowed_types, reason = "the test waits for what connections record")]
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -65,7 +66,6 @@ struct State {
     health: Health,
     connections: Vec<Seen>,
     requests: usize,
-    probes: usize,
 }
 
 #[derive(Default)]
@@ -119,8 +119,7 @@ impl Backend {
     fn start(script: Script, arrivals: Receiver<Peer>) -> Self {
         let reservation = bound_socket("127.0.0.1:0".parse().expect("an address"));
         let address = reservation.local_addr().expect("a bound socket has an address");
-        let state =
-            State { health: Health::Anonymous, connections: Vec::new(), requests: 0, probes: 0 };
+        let state = State { health: Health::Anonymous, connections: Vec::new(), requests: 0 };
         let mut backend = Self {
             address: address.as_socket().expect("an IP socket"),
             shared: Arc::new(Shared { state: state.into(), changed: Condvar::new() }),
@@ -186,22 +185,10 @@ impl Backend {
         self.shared.lock().requests
     }
 
-    /// Health checks received so far.
-    pub(crate) fn probes(&self) -> usize {
-        self.shared.lock().probes
-    }
-
     /// Waits until so many requests have come in on the data path.
     #[track_caller]
     pub(crate) fn wait_for_requests(&self, n: usize) {
         self.shared.wait(&format!("{n} requests have come in"), |state| state.requests >= n);
-    }
-
-    /// Waits until another whole health check has been received.
-    #[track_caller]
-    pub(crate) fn wait_for_probe(&self) {
-        let before = self.probes();
-        self.shared.wait("a health check comes in", |state| state.probes > before);
     }
 
     /// No octet has come in on the data path.
@@ -260,8 +247,6 @@ fn converse(stream: TcpStream, shared: &Arc<Shared>, script: &Script) {
             let health = {
                 let mut state = shared.lock();
                 state.connections[index].is_probe = true;
-                state.probes += 1;
-                shared.changed.notify_all();
                 state.health.clone()
             };
             answer_probe(&mut wire, &health);

@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 
 pub(crate) use backend::{Backend, Health, Peer};
 pub(crate) use balancer::{Balancer, Metrics};
-pub(crate) use message::Head;
 pub(crate) use process::Process;
 pub(crate) use wire::{Client, End, Response};
 

@@ -4,7 +4,6 @@ use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
     process::{Child, Command, ExitStatus, Stdio},
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -28,7 +27,6 @@ pub(crate) struct Process {
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
-    pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
@@ -67,24 +65,16 @@ pub(crate) fn before(mut command: Command, backends: &[&Backend]) -> Command {
 
 /// Runs a program that is expected to end by itself.
 pub(crate) fn run(mut command: Command) -> Ended {
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program can be started");
-    let stdout = collect(child.stdout.take().expect("it is piped"));
-    let stderr = collect(child.stderr.take().expect("it is piped"));
-    let status = wait(&mut child);
-    let text = |thread: JoinHandle<String>| thread.join().expect("reading does not panic");
-    Ended { status, stdout: text(stdout), stderr: text(stderr) }
-}
-
-fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
-    std::thread::spawn(move || {
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let mut child = child.expect("the program can be started");
+    let mut pipe = child.stderr.take().expect("it is piped");
+    let reading = std::thread::spawn(move || {
         let mut text = String::new();
         pipe.read_to_string(&mut text).expect("output is text");
         text
-    })
+    });
+    let status = wait(&mut child);
+    Ended { status, stderr: reading.join().expect("reading does not panic") }
 }
 
 fn wait(child: &mut Child) -> ExitStatus {
