@@ -253,6 +253,10 @@ where
             plan.is_event_stream.then(|| self.worker.stats().event_streams_open.hold());
         self.departure_ends |= plan.is_event_stream;
         self.account.is_event_stream = plan.is_event_stream;
+        // It left before anybody could know that this would be a stream.
+        if self.departure_ends && self.client.half_closed {
+            return Err(Failure::ClientGone);
+        }
         let write_timer = (!plan.is_event_stream).then_some(Timer::ClientWrite);
         let mut arrivals = pin!(self.upstream.readiness());
         let mut size = Size::Small;

@@ -33,8 +33,8 @@ pub(crate) enum Health {
     Silent,
 }
 
-/// A listener on a free port of 127.0.0.1. Requests to `/health` from the health checks are answered
-/// by the way; all others go to the test, or to the script.
+/// A listener on a free port of 127.0.0.1. Requests to `/health` from the health checks are
+/// answered by the way; all others go to the test, or to the script.
 pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
     shared: Arc<Shared>,

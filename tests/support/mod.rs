@@ -3,8 +3,8 @@
 //! [`Balancer`] is the product, in this process, on free ports. [`Backend`] and [`Client`] are the
 //! two ends of a test: plain blocking sockets that do exactly what the test says, however rude, and
 //! remember every octet. A test plays both ends from one thread, line by line: it sends as the
-//! client, takes up the request as the backend, answers, and reads as the client again. Nothing here
-//! shares code with the product, so a misreading of the protocol cannot hide on both sides.
+//! client, takes up the request as the backend, answers, and reads as the client again. Nothing
+//! here shares code with the product, so a misreading of the protocol cannot hide on both sides.
 //!
 //! Every wait has a deadline of [`PATIENCE`] and panics with what it waited for. Nothing sleeps in
 //! order to let something happen; what takes time is asked for until it is so.
