@@ -1,8 +1,8 @@
 //! Pure: RFC 9112 as functions and machines over octets.
 //!
-//! Owns the syntax of HTTP/1.1 messages: where a head ends ([`scan`]), what it says ([`head`]), how
-//! long the body is ([`framing`]), what each octet of a body is ([`body`]), how a body is handed on
-//! in another coding ([`transfer`]), and how heads are written ([`write`]). It is the only importer
+//! Owns the syntax of HTTP/1.1 messages: where a head ends (`scan`), what it says (`head`), how
+//! long the body is (`framing`), what each octet of a body is (`body`), how a body is handed on
+//! in another coding (`transfer`), and how heads are written (`write`). It is the only importer
 //! of `httparse`. It does not know routing, retries or connections.
 //!
 //! Invariants
