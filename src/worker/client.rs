@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{Worker, alarm::Alarm, buffer::Size};
@@ -20,6 +20,13 @@ use crate::{
 
 /// Octets that a client which was told to close may still send before it is cut off.
 const LINGER_BYTES_MAX: usize = 256 * 1024;
+
+/// How long a client that was told to close may take to do so.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How long a connection that has asked for nothing may wait for its first request once the process
+/// drains.
+const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// Octets of coming requests that are taken in while an exchange is running.
 const READ_AHEAD_BYTES_MAX: usize = 4 * 1024;
@@ -45,6 +52,8 @@ pub(super) struct Client<'a> {
     /// Nothing more is to be learnt by watching: octets lie unread, or the end has been seen.
     watch_is_over: bool,
     requests: u64,
+    /// The connection is coming to its end by a deadline of its own.
+    is_closing: bool,
 }
 
 /// What a client does while an exchange is running.
@@ -92,6 +101,7 @@ impl<'a> Client<'a> {
             half_closed: false,
             watch_is_over: false,
             requests: 0,
+            is_closing: false,
         }
     }
 
@@ -182,13 +192,25 @@ impl<'a> Client<'a> {
     }
 
     async fn wait_for_octets(&mut self) -> Option<Received> {
-        let Self { arrivals, alarm, inbox, worker, .. } = self;
+        let Self { arrivals, alarm, connection, worker, .. } = self;
+        let (is_idle, is_new) = (self.inbox.is_empty(), self.requests == 0);
+        let is_closing = &mut self.is_closing;
         poll_fn(|cx| {
             if arrivals.as_mut().poll_ready(cx).is_ready() {
                 return Poll::Ready(None);
             }
-            if inbox.is_empty() && worker.phase() == Phase::Draining {
-                return Poll::Ready(Some(Received::Draining));
+            if is_idle && !*is_closing && worker.phase() == Phase::Draining {
+                // A request may lie here already, as it does behind the accept queue, before the
+                // ring has said so.
+                if connection.peek() == Peek::Octets {
+                    return Poll::Ready(None);
+                }
+                if !is_new {
+                    return Poll::Ready(Some(Received::Draining));
+                }
+                // Whoever has just connected came with a request, which may be on its way.
+                *is_closing = true;
+                alarm.set(Timer::RequestHead, LAST_CALL);
             }
             alarm.poll_expired(cx).map(|timer| Some(Received::Expired(timer)))
         })
@@ -253,8 +275,9 @@ impl<'a> Client<'a> {
         if self.half_closed {
             return;
         }
-        let wait = std::time::Duration::from_secs(1);
-        self.alarm.set(Timer::Linger, wait);
+        self.is_closing = true;
+        self.alarm.clear_all();
+        self.alarm.set(Timer::Linger, LINGER);
         let mut discarded = self.inbox.len();
         while discarded < LINGER_BYTES_MAX {
             self.inbox.clear();

@@ -283,3 +283,65 @@ impl<F: Future<Output = ()>> Future for Isolated<F> {
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{AccessLog, Environment, Flags, IoDriver},
+        link,
+        telemetry::AccessWriter,
+    };
+
+    fn worker() -> Rc<Worker> {
+        let environment = Environment::from_pairs([("UPSTREAM_SERVICE", "127.0.0.1:1")]);
+        let config = Config::resolve(Flags::default(), environment, None).unwrap();
+        let (subscriber, _bell) = link::connect(1).unwrap().workers.remove(0);
+        let logger = AccessWriter::start(AccessLog::Off).unwrap().logger();
+        let stats: Arc<[WorkerStats]> = [WorkerStats::default()].into();
+        Rc::new(Worker {
+            index: 0,
+            driver: ActiveDriver::Epoll,
+            all_stats: stats,
+            table: RefCell::new(BackendTable::new(0, Picker::LeastConnections, 1)),
+            pool: RefCell::new(Pool::new(1)),
+            alarms: Alarms::new(Instant::now()),
+            buffers: Buffers::default(),
+            subscriber,
+            logger,
+            local_authority: String::new(),
+            config: Arc::new(config),
+            phase: Cell::new(Phase::Serving),
+            accepting: RefCell::new(None),
+        })
+    }
+
+    #[test]
+    fn a_panic_costs_one_connection() {
+        let worker = worker();
+        let served = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&served);
+        let shared = Rc::clone(&worker);
+        driver::run_on(IoDriver::Epoll, |_, _| async move {
+            let connections = (0..3).map(|number| {
+                let served = Rc::clone(&counted);
+                let connection = async move {
+                    monoio::time::sleep(std::time::Duration::from_millis(1)).await;
+                    assert_ne!(number, 1, "on purpose");
+                    served.set(served.get() + 1);
+                };
+                monoio::spawn(isolate(Rc::clone(&shared), connection))
+            });
+            let tasks: Vec<_> = connections.collect();
+            assert_eq!(shared.stats().connections_open.get(), 3);
+            for task in tasks {
+                task.await;
+            }
+        })
+        .unwrap();
+        assert_eq!(served.get(), 2);
+        assert_eq!(worker.stats().panics.get(), 1);
+        assert_eq!(worker.stats().failures.at(Failure::Panicked.index()).get(), 1);
+        assert_eq!(worker.stats().connections_open.get(), 0);
+    }
+}
