@@ -32,6 +32,17 @@ RUN_S = 120.0
 # What a request without a body to wait for may take.
 REQUEST_S = 30.0
 
+# For tests that wait for health checks.
+INTERVAL_S = 1.0
+# Detection in about two seconds: two probes in a row, half a second each at most.
+QUICK_HEALTH = {
+    "HEALTH_CHECK_INTERVAL": INTERVAL_S,
+    "HEALTH_CHECK_TIMEOUT": "500ms",
+    "MAX_FAILURES": 2,
+}
+# Probes are spread around their interval, and a probe takes time.
+INTERVAL_WITH_JITTER_S = INTERVAL_S * 1.25 + 0.5
+
 # ----------------------------------------------------------------------------- waiting and HTTP
 
 

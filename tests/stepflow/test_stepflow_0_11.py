@@ -5,6 +5,7 @@ and the orchestrator initialises once per URL, so behind any balancer only one w
 """
 
 import signal
+import threading
 from collections import Counter
 
 import harness
@@ -66,3 +67,40 @@ def test_the_orchestrator_tries_again_while_no_worker_is_healthy(lab):
     worker.send(signal.SIGCONT)
     run = submitted.finish(within_s=30)
     assert run.status == "completed", run.items
+
+
+@pytest.mark.balancer
+def test_a_rolling_restart_loses_no_flow(lab):
+    # A worker that shuts down closes connections that a request may just have entered. Nobody can
+    # know whether it was executed, so the balancer says that the transport failed, which 0.11 takes
+    # as a reason to try again and 0.9 as the end of the flow.
+    workers = lab.workers(3)
+    balancer = lab.balancer(workers, **harness.QUICK_HEALTH)
+    orchestrator = lab.orchestrator(balancer.url)
+    flow_count, is_over = 0, threading.Event()
+    failed = []
+
+    def keep_working():
+        nonlocal flow_count
+        while not is_over.is_set():
+            run = orchestrator.run("/python/echo", [{"text": str(i)} for i in range(20)])
+            flow_count += len(run.items)
+            failed.extend(i for i in run.items if i["result"]["outcome"] != "success")
+
+    worker_thread = threading.Thread(target=keep_working)
+    worker_thread.start()
+    try:
+        for old in workers:
+            # SIGTERM: it closes its listener, answers what it has, and ends.
+            old.stop()
+            new = lab.start_worker(address=old.address).wait_healthy()
+
+            def serves(instance=new.instance):
+                return balancer.rpc(instance).status == 200
+
+            harness.eventually("the new one serves", serves, harness.INTERVAL_WITH_JITTER_S)
+    finally:
+        is_over.set()
+        worker_thread.join()
+    assert not failed, (len(failed), flow_count, [str(i) for i in failed[:3]])
+    assert flow_count > 300
