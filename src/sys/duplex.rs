@@ -2,12 +2,13 @@
 
 use std::{
     cell::UnsafeCell,
-    future::Future,
+    future::{Future, poll_fn},
     io,
     mem::MaybeUninit,
     net::SocketAddr,
     os::fd::{AsRawFd, BorrowedFd},
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 
@@ -20,8 +21,11 @@ use monoio::{
 use pin_project_lite::pin_project;
 use socket2::SockRef;
 
+use super::Turns;
+
 /// A TCP connection whose operations borrow it shared, so that one task can wait for octets in one
-/// direction while it writes in the other.
+/// direction while it writes in the other. Each operation counts against the turn of its task
+/// (see [`Turns`]).
 ///
 /// Reads come in two kinds. [`Duplex::recv`] hands a buffer to the kernel and must not be dropped
 /// before it completes unless the connection dies with it: octets that had arrived would be lost.
@@ -29,6 +33,7 @@ use socket2::SockRef;
 /// dropped at any time; it is what an idle connection waits with.
 pub struct Duplex {
     stream: UnsafeCell<TcpStream>,
+    turns: Rc<Turns>,
 }
 
 /// What lies ready to be read, without reading it.
@@ -51,16 +56,18 @@ pub trait Readiness {
 }
 
 pin_project! {
-    struct ReadinessOf<F, M> {
+    struct ReadinessOf<'a, F, M> {
         #[pin]
         poll: Option<F>,
         make: M,
+        turns: &'a Turns,
     }
 }
 
-impl<F: Future<Output = io::Result<()>>, M: Fn() -> F> Readiness for ReadinessOf<F, M> {
+impl<F: Future<Output = io::Result<()>>, M: Fn() -> F> Readiness for ReadinessOf<'_, F, M> {
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
+        ready!(this.turns.poll_lasts(cx));
         if this.poll.is_none() {
             this.poll.set(Some((this.make)()));
         }
@@ -69,6 +76,7 @@ impl<F: Future<Output = io::Result<()>>, M: Fn() -> F> Readiness for ReadinessOf
             let _ = ready!(poll.poll(cx));
         }
         this.poll.set(None);
+        this.turns.spend();
         Poll::Ready(())
     }
 }
@@ -80,20 +88,20 @@ impl Duplex {
     ///
     /// # Errors
     /// When the socket refuses an option, which it does if the peer has reset it already.
-    pub fn new(stream: TcpStream) -> io::Result<Self> {
+    pub fn new(stream: TcpStream, turns: Rc<Turns>) -> io::Result<Self> {
         use std::time::Duration;
         stream.set_nodelay(true)?;
         let (idle, pause) = (Duration::from_secs(60), Duration::from_secs(10));
         stream.set_tcp_keepalive(Some(idle), Some(pause), Some(3))?;
-        Ok(Self { stream: UnsafeCell::new(stream) })
+        Ok(Self { stream: UnsafeCell::new(stream), turns })
     }
 
     /// Opens a connection.
     ///
     /// # Errors
     /// The kernel's.
-    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
-        Self::new(TcpStream::connect_addr(address).await?)
+    pub async fn connect(address: SocketAddr, turns: Rc<Turns>) -> io::Result<Self> {
+        Self::new(TcpStream::connect_addr(address).await?, turns)
     }
 
     fn stream(&self) -> &TcpStream {
@@ -110,14 +118,22 @@ impl Duplex {
         operate(&SockRef::from(&fd))
     }
 
+    /// Waits until this thread's turn lasts.
+    fn turn(&self) -> impl Future<Output = ()> {
+        poll_fn(|cx| self.turns.poll_lasts(cx))
+    }
+
     /// Receives into `buf` from its beginning, by handing it to the kernel.
-    pub fn recv<B: IoBufMut>(&self, buf: B) -> impl Future<Output = BufResult<usize, B>> {
+    pub async fn recv<B: IoBufMut>(&self, buf: B) -> BufResult<usize, B> {
+        self.turn().await;
         // SAFETY: monoio's `read` needs `&mut` only by its trait; it clones the descriptor handle
         // into an operation that owns the buffer, and the operation does not touch the stream
         // again. No other borrow is live during this call (see `stream`). monoio's own `into_split`
         // rests on the same.
         let stream = unsafe { &mut *self.stream.get() };
-        stream.read(buf)
+        let received = stream.read(buf).await;
+        self.turns.spend();
+        received
     }
 
     /// Sends all octets of `buf`; gives the buffer back in any case.
@@ -128,10 +144,12 @@ impl Duplex {
         let len = buf.bytes_init();
         let (mut sent, mut buf) = (0, buf);
         while sent < len {
+            self.turn().await;
             // SAFETY: as in `recv`, with `write` in place of `read`.
             let stream = unsafe { &mut *self.stream.get() };
             let (result, slice) = stream.write(buf.slice(sent..len)).await;
             buf = slice.into_inner();
+            self.turns.spend();
             match result {
                 Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buf),
                 Ok(n) => sent += n,
@@ -144,7 +162,7 @@ impl Duplex {
 
     /// Waits until a read would not block.
     pub fn readiness(&self) -> impl Readiness + '_ {
-        ReadinessOf { poll: None, make: || self.stream().readable(false) }
+        ReadinessOf { poll: None, make: || self.stream().readable(false), turns: &self.turns }
     }
 
     /// Appends what lies ready to `buf`, as far as its spare capacity goes, without waiting. The

@@ -9,5 +9,7 @@ mod duplex;
 pub mod memory;
 pub mod ring;
 pub mod socket;
+mod turns;
 
 pub use duplex::{Duplex, Peek, Readiness};
+pub use turns::Turns;

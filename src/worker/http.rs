@@ -45,7 +45,7 @@ const UNKNOWN_INSTANCE_WAIT: Duration = Duration::from_millis(250);
 /// Serves one client connection to its end.
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: std::net::SocketAddr) {
     // A client that reset its connection before we looked at it is gone.
-    let Ok(connection) = Duplex::new(stream) else { return };
+    let Ok(connection) = Duplex::new(stream, Rc::clone(&worker.turns)) else { return };
     let arrivals = pin!(connection.readiness());
     let alarm = worker.alarms.register();
     let mut client = Client::new(&worker, &connection, arrivals, &alarm, address);

@@ -47,7 +47,7 @@ use crate::{
     link::{Report, Subscriber},
     model::{InstanceId, Phase},
     stats::WorkerStats,
-    sys::{Duplex, cpu},
+    sys::{Duplex, Turns, cpu},
     telemetry::AccessLogger,
 };
 use alarm::Alarms;
@@ -81,7 +81,7 @@ pub struct WorkerParts {
 /// kernel has granted a driver.
 ///
 /// # Errors
-/// When no driver can be had.
+/// When no driver can be had, or no descriptors.
 pub fn run(
     parts: WorkerParts,
     started: impl FnOnce(ActiveDriver, Vec<Fallback>),
@@ -91,9 +91,10 @@ pub fn run(
     {
         debug!(worker = parts.index, "the kernel did not pin this worker to its CPU");
     }
+    let turns = Turns::new()?;
     driver::run_on(parts.config.io_driver, |active, fallbacks| {
         started(active, fallbacks);
-        live(parts, active)
+        live(parts, active, turns)
     })
 }
 
@@ -107,6 +108,7 @@ struct Worker {
     pool: RefCell<Pool<Duplex>>,
     alarms: Rc<Alarms>,
     buffers: Buffers,
+    turns: Rc<Turns>,
     subscriber: Subscriber,
     logger: AccessLogger,
     /// Host for requests that name none.
@@ -166,7 +168,11 @@ impl Worker {
     }
 }
 
-async fn live(parts: WorkerParts, driver: ActiveDriver) {
+async fn live(
+    parts: WorkerParts,
+    driver: ActiveDriver,
+    (turns, turns_bell): (Rc<Turns>, std::os::unix::net::UnixStream),
+) {
     let WorkerParts { index, config, listener, subscriber, bell, stats, logger, seed, .. } = parts;
     let picker = match config.algorithm {
         Algorithm::LeastConnections => Picker::LeastConnections,
@@ -180,6 +186,7 @@ async fn live(parts: WorkerParts, driver: ActiveDriver) {
         pool: RefCell::new(Pool::new(config.limits.idle_connections_per_backend_max)),
         alarms: Alarms::new(Instant::now()),
         buffers: Buffers::default(),
+        turns,
         subscriber,
         logger,
         local_authority: listener
@@ -190,35 +197,43 @@ async fn live(parts: WorkerParts, driver: ActiveDriver) {
         accepting: RefCell::new(None),
     });
     monoio::spawn(tick(Rc::clone(&worker)));
+    monoio::spawn(give_turns(Rc::clone(&worker), turns_bell));
     monoio::spawn(accept::run(Rc::clone(&worker), listener));
     heed(&worker, bell).await;
 }
 
 /// Applies snapshots as the doorbell rings; ends when the control thread has gone.
 async fn heed(worker: &Worker, bell: std::os::unix::net::UnixStream) {
-    let bell = bell
-        .set_nonblocking(worker.driver == ActiveDriver::Epoll)
-        .and_then(|()| monoio::net::UnixStream::from_std(bell));
-    let mut bell = match bell {
-        Ok(bell) => bell,
-        Err(error) => {
-            error!(worker = worker.index, %error, "cannot hear the control thread");
-            return;
-        }
-    };
+    worker.refresh();
+    if let Err(error) = each_ring(worker, bell, || worker.refresh()).await {
+        error!(worker = worker.index, %error, "cannot hear the control thread");
+    }
+}
+
+/// Lets connections go on that have spent their turn, once the driver has been entered.
+async fn give_turns(worker: Rc<Worker>, bell: std::os::unix::net::UnixStream) {
+    let ended = each_ring(&worker, bell, || worker.turns.wake_waiting()).await;
+    // Connections would wait for ever. A restart is better (see `server`).
+    panic!("worker {} cannot hear its own bell: {ended:?}", worker.index);
+}
+
+/// Runs `answer` whenever the bell has rung, until nobody can ring it any more.
+async fn each_ring(
+    worker: &Worker,
+    bell: std::os::unix::net::UnixStream,
+    answer: impl Fn(),
+) -> io::Result<()> {
+    bell.set_nonblocking(worker.driver == ActiveDriver::Epoll)?;
+    let mut bell = monoio::net::UnixStream::from_std(bell)?;
     let mut buffer = vec![0; 64];
     loop {
-        worker.refresh();
         let (result, returned) = bell.read(buffer).await;
         buffer = returned;
         match result {
-            Ok(0) => return,
-            Ok(_) => {}
+            Ok(0) => return Ok(()),
+            Ok(_) => answer(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                error!(worker = worker.index, %error, "cannot hear the control thread");
-                return;
-            }
+            Err(error) => return Err(error),
         }
     }
 }
@@ -263,6 +278,7 @@ impl<F: Future<Output = ()>> Future for Isolated<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         let connection = this.connection;
+        this.worker.turns.begin();
         match catch_unwind(AssertUnwindSafe(|| connection.poll(cx))) {
             Ok(poll) => poll,
             Err(panic) => {

@@ -83,7 +83,7 @@ fn take_idle(worker: &Worker, slot: Slot) -> Option<Duplex> {
 async fn connect(worker: &Rc<Worker>, alarm: &Alarm, slot: Slot) -> Result<Duplex, Failure> {
     let address = worker.table.borrow().backend(slot).address;
     alarm.set(Timer::Connect, worker.config.timeouts.connect);
-    let mut opening = std::pin::pin!(Duplex::connect(address));
+    let mut opening = std::pin::pin!(Duplex::connect(address, Rc::clone(&worker.turns)));
     let opened = poll_fn(|cx| match opening.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
         // Dropping a connect in flight leaks nothing (measured, ADR 11).

@@ -1,0 +1,138 @@
+//! Turns: how much one connection may do before the others have theirs.
+//!
+//! On epoll an operation is ready at once for as long as its socket has octets or room. A client
+//! that downloads as fast as its backend sends, or that pipelines without end, would never let go
+//! of the thread: no other connection, no deadline and no snapshot would be seen until it pauses.
+//! So operations are counted, and whoever has spent a turn waits until the driver has been entered
+//! once. On io_uring every operation waits for its completion anyway, and no turn is ever spent.
+//!
+//! A task that wakes itself will not do: monoio 0.2.4 puts it in front of the queue, and a queue
+//! that never empties keeps timers from firing. A bell that rings through the driver does.
+
+use std::{
+    cell::{Cell, RefCell},
+    io::{self, Write},
+    os::unix::net::UnixStream,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+/// Operations in one turn. With the largest buffers it is a megabyte, which takes about as long
+/// as entering the driver a hundred times.
+const OPERATIONS_PER_TURN: u32 = 16;
+
+/// The turns of one thread.
+#[derive(Debug)]
+pub struct Turns {
+    left: Cell<u32>,
+    waiting: RefCell<Vec<Waker>>,
+    ringer: UnixStream,
+}
+
+impl Turns {
+    /// The turns, and their bell: whenever it can be read, [`Turns::wake_waiting`] is due.
+    ///
+    /// # Errors
+    /// When the process may not open two more descriptors.
+    pub fn new() -> io::Result<(Rc<Self>, UnixStream)> {
+        let (ringer, bell) = UnixStream::pair()?;
+        ringer.set_nonblocking(true)?;
+        let left = Cell::new(OPERATIONS_PER_TURN);
+        Ok((Rc::new(Self { left, waiting: RefCell::default(), ringer }), bell))
+    }
+
+    /// A task is about to be polled: its turn begins.
+    pub fn begin(&self) {
+        self.left.set(OPERATIONS_PER_TURN);
+    }
+
+    /// Wakes whoever has spent its turn.
+    pub fn wake_waiting(&self) {
+        for waker in self.waiting.take() {
+            waker.wake();
+        }
+    }
+
+    /// An operation has been done.
+    pub(super) fn spend(&self) {
+        self.left.set(self.left.get().saturating_sub(1));
+    }
+
+    /// Ready while the turn lasts.
+    pub(super) fn poll_lasts(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.left.get() > 0 {
+            return Poll::Ready(());
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        // One task asks for each of its operations.
+        if !waiting.last().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        if waiting.len() == 1 {
+            // A full socket means that the bell is ringing already.
+            let _ = (&self.ringer).write(&[1]);
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::{Future, poll_fn},
+        net::{TcpListener, TcpStream},
+        pin::pin,
+        time::{Duration, Instant},
+    };
+
+    use monoio::{LegacyDriver, RuntimeBuilder, io::AsyncReadRent};
+
+    use super::*;
+    use crate::sys::{Duplex, Readiness};
+
+    /// On epoll, a socket whose octets nobody takes is ready whenever it is asked.
+    #[test]
+    fn a_task_that_is_always_ready_leaves_room_for_timers() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        peer.write_all(b"never read").unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let (turns, bell) = Turns::new().unwrap();
+        bell.set_nonblocking(true).unwrap();
+        let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build().unwrap();
+        runtime.block_on(async {
+            let fired = Rc::new(Cell::new(false));
+            let to_fire = Rc::clone(&fired);
+            monoio::spawn(async move {
+                monoio::time::sleep(Duration::from_millis(1)).await;
+                to_fire.set(true);
+            });
+            let waiting = Rc::clone(&turns);
+            monoio::spawn(async move {
+                let mut bell = monoio::net::UnixStream::from_std(bell).unwrap();
+                while bell.read(vec![0; 8]).await.0.is_ok_and(|n| n > 0) {
+                    waiting.wake_waiting();
+                }
+            });
+            let stream = monoio::net::TcpStream::from_std(stream).unwrap();
+            let connection = Duplex::new(stream, Rc::clone(&turns)).unwrap();
+            let busy = monoio::spawn(async move {
+                let deadline = Instant::now() + Duration::from_secs(10);
+                let mut work = pin!(async {
+                    let mut ready = pin!(connection.readiness());
+                    while !fired.get() && Instant::now() < deadline {
+                        poll_fn(|cx| ready.as_mut().poll_ready(cx)).await;
+                    }
+                    fired.get()
+                });
+                poll_fn(|cx| {
+                    turns.begin();
+                    work.as_mut().poll(cx)
+                })
+                .await
+            });
+            assert!(busy.await, "the timer fires while the task is busy");
+        });
+    }
+}
