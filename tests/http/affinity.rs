@@ -125,7 +125,7 @@ fn an_unknown_instance_is_answered_503_and_sent_nowhere() {
     assert_eq!((text.status(), text.label().as_str()), (503, "instance_unknown"));
     assert!(text.text().contains("nobody"), "{text:?}");
     one.assert_untouched();
-    assert_eq!(balancer.metrics().failures("instance_unknown"), 2);
+    balancer.wait_for_failures("instance_unknown", 2);
 }
 
 #[test]

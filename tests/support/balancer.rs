@@ -88,6 +88,15 @@ impl Balancer {
         });
     }
 
+    /// Waits until exactly so many exchanges have failed for this reason. They are counted behind
+    /// the answer, so whoever reads an answer may be earlier.
+    #[track_caller]
+    pub(crate) fn wait_for_failures(&self, reason: &str, n: u64) {
+        wait_until(&format!("{n} exchanges have failed: {reason}"), || {
+            self.metrics().failures(reason) == n
+        });
+    }
+
     /// Waits until no client connection is open.
     #[track_caller]
     pub(crate) fn wait_until_quiet(&self) {
