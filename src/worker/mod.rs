@@ -323,6 +323,7 @@ mod tests {
             pool: RefCell::new(Pool::new(1)),
             alarms: Alarms::new(Instant::now()),
             buffers: Buffers::default(),
+            turns: Turns::new().unwrap().0,
             subscriber,
             logger,
             local_authority: String::new(),
