@@ -91,7 +91,8 @@ fn requests_do_not_fail_because_a_backend_closed_an_idle_connection() {
         peer.read_body();
         peer.answer("first");
         assert_eq!(client.response().text(), "first");
-        peer.close();
+        peer.finish_sending();
+        peer.wait_until_received();
         client.send(request);
         let mut next = backend.next();
         next.read_body();
@@ -115,6 +116,7 @@ fn octets_on_an_idle_connection_never_reach_a_client() {
             peer.send(answer);
             assert_eq!(client.response().text(), "ok");
             peer.send(stray);
+            peer.wait_until_received();
         } else {
             peer.send(format!("{answer}{stray}"));
             assert_eq!(client.response().text(), "ok");

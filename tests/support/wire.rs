@@ -12,7 +12,7 @@ use socket2::SockRef;
 use super::{
     PATIENCE,
     message::{Framing, Head},
-    show,
+    show, wait_until,
 };
 
 /// How the other side ended.
@@ -81,6 +81,23 @@ impl Wire {
     /// Ends sending; receiving goes on.
     pub(crate) fn finish_sending(&mut self) {
         self.stream().shutdown(Shutdown::Write).expect("the other side is there");
+    }
+
+    /// Waits until the other side's kernel has all that was sent, the end included: from then on
+    /// whoever looks at the connection sees it.
+    pub(crate) fn wait_until_received(&self) {
+        let ends = [self.stream().local_addr(), self.stream().peer_addr()];
+        let [local, remote] = ends.map(|end| format!(":{:04X}", end.expect("an end").port()));
+        wait_until("everything sent has been received", || {
+            let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux has it");
+            table.lines().any(|line| {
+                let mut columns = line.split_ascii_whitespace().skip(1);
+                let mut next = || columns.next().unwrap_or_default();
+                let is_ours = next().ends_with(&local) && next().ends_with(&remote);
+                let (_state, queues) = (next(), next());
+                is_ours && queues.starts_with("00000000:")
+            })
+        });
     }
 
     /// Closes both directions.
