@@ -1,9 +1,9 @@
 //! The table of options: one row for each thing that can be configured.
 //!
 //! A row is the only place that knows an option's key in the file, its variable, its default and
-//! how its text becomes part of a [`Config`](super::Config). Flags, `--help`, `--check`, error messages, the
-//! search for unknown names and the test of `config/example.toml` all read this table. It is longer
-//! than other files because a table is best read in one piece.
+//! how its text becomes part of a [`Config`](super::Config). Flags, `--help`, `--check`, error
+//! messages, the search for unknown names and the test of `config/example.toml` all read this
+//! table. It is longer than other files because a table is best read in one piece.
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
