@@ -346,6 +346,17 @@ mod tests {
     }
 
     #[test]
+    fn nothing_follows_the_end() {
+        let mut transfer = Transfer::text(Framing::Chunked, Coding::Chunked);
+        let mut out = Vec::new();
+        assert_eq!(transfer.push(b"1\r\nx\r\n0\r\n\r\nnext", &mut out), Ok(11));
+        let whole = out.clone();
+        assert_eq!(transfer.push(b"next", &mut out), Ok(0));
+        assert_eq!(transfer.end_of_input(&mut out), Ok(()));
+        assert_eq!(out, whole);
+    }
+
+    #[test]
     fn a_truncated_body_is_never_finished() {
         let mut out = Vec::new();
         let mut transfer = Transfer::text(Framing::Chunked, Coding::Chunked);
