@@ -23,6 +23,15 @@ use socket2::SockRef;
 
 use super::Turns;
 
+/// Octets that the kernel takes in for us before we ask. Left to itself it takes up to 32 MB for a
+/// sender that is faster than whoever we hand them to, and charges our cgroup: a few hundred
+/// clients that stop reading would end the process. This much is a gigabit at a round trip of 2 ms.
+const RECEIVED_BYTES_MAX: usize = 256 * 1024;
+
+/// Octets that may wait in the kernel before they are sent for the first time. What is on its way
+/// to the peer does not count, so this costs no throughput.
+const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+
 /// A TCP connection whose operations borrow it shared, so that one task can wait for octets in one
 /// direction while it writes in the other. Each operation counts against the turn of its task
 /// (see [`Turns`]).
@@ -84,7 +93,7 @@ impl<F: Future<Output = io::Result<()>>, M: Fn() -> F> Readiness for ReadinessOf
 impl Duplex {
     /// Takes over a connection and sets what every connection of ours has: no delay, because heads
     /// and events are written whole, and keep-alive probes, because a peer that vanished without a
-    /// word would otherwise hold a silent stream for ever.
+    /// word would otherwise hold a silent stream for ever; and bounds on what the kernel buffers.
     ///
     /// # Errors
     /// When the socket refuses an option, which it does if the peer has reset it already.
@@ -93,7 +102,12 @@ impl Duplex {
         stream.set_nodelay(true)?;
         let (idle, pause) = (Duration::from_secs(60), Duration::from_secs(10));
         stream.set_tcp_keepalive(Some(idle), Some(pause), Some(3))?;
-        Ok(Self { stream: UnsafeCell::new(stream), turns })
+        let connection = Self { stream: UnsafeCell::new(stream), turns };
+        connection.with_socket(|s| {
+            s.set_recv_buffer_size(RECEIVED_BYTES_MAX)?;
+            s.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)
+        })?;
+        Ok(connection)
     }
 
     /// Opens a connection.
@@ -202,5 +216,62 @@ impl Duplex {
 impl std::fmt::Debug for Duplex {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Duplex").field(&self.stream().as_raw_fd()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write,
+        net::{TcpListener, TcpStream as StdStream},
+    };
+
+    use monoio::{LegacyDriver, RuntimeBuilder};
+
+    use super::*;
+
+    /// Octets that fit into a socket whose peer has stopped reading.
+    fn fill(mut stream: &StdStream) -> usize {
+        stream.set_nonblocking(true).unwrap();
+        let octets = vec![0; 64 * 1024];
+        let mut taken = 0;
+        loop {
+            match stream.write(&octets) {
+                Ok(n) => taken += n,
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                    return taken;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_side_that_stops_reading_costs_a_bounded_amount_of_the_kernels_memory() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = StdStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let same = ours.try_clone().unwrap();
+        let mut runtime = RuntimeBuilder::<LegacyDriver>::new().build().unwrap();
+        runtime.block_on(async {
+            let (turns, _bell) = Turns::new().unwrap();
+            let stream = TcpStream::from_std(ours).unwrap();
+            let connection = Duplex::new(stream, turns).unwrap();
+            SockRef::from(&peer).set_send_buffer_size(16 * 1024).unwrap();
+            SockRef::from(&peer).set_recv_buffer_size(16 * 1024).unwrap();
+            // The kernel trusts a reader that was fast with more and more.
+            let mut buffer = Vec::with_capacity(64 * 1024);
+            for _ in 0..512 {
+                fill(&peer);
+                while connection.try_recv(&mut buffer).is_ok() {
+                    buffer.clear();
+                }
+            }
+            let received = fill(&peer);
+            assert!(received <= 1024 * 1024, "the kernel took in {received} octets for us");
+            let unsent = fill(&same);
+            assert!(unsent <= 1024 * 1024, "the kernel keeps {unsent} octets of ours");
+        });
     }
 }
