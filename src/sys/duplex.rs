@@ -206,6 +206,18 @@ impl Duplex {
         }
     }
 
+    /// Octets sent that the peer has not acknowledged. As long as it falls, the peer is reading: room
+    /// to send more appears only once a good part of the kernel's buffer is free.
+    pub fn unacknowledged(&self) -> u32 {
+        let mut octets: libc::c_int = 0;
+        let fd = self.stream().as_raw_fd();
+        // SAFETY: the descriptor is open while `self` is borrowed, and `TIOCOUTQ` writes one
+        // `c_int` to where it is pointed.
+        let result = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut octets) };
+        // A socket that does not know has nothing on its way.
+        if result == 0 { u32::try_from(octets).unwrap_or(0) } else { 0 }
+    }
+
     /// Tells the peer that nothing more will be sent. That the peer is gone already is no news to
     /// the caller, who is done with it.
     pub fn finish_sending(&self) {

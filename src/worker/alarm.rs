@@ -35,6 +35,9 @@ pub(super) struct Alarm {
     alarms: Rc<Alarms>,
     place: u32,
     table: RefCell<DeadlineTable>,
+    /// What the peer of each write had not acknowledged when its deadline was extended last.
+    client_backlog: Cell<Option<u32>>,
+    backend_backlog: Cell<Option<u32>>,
 }
 
 impl Alarms {
@@ -63,7 +66,13 @@ impl Alarms {
                 u32::try_from(places.len() - 1).unwrap_or(u32::MAX)
             }
         };
-        Alarm { alarms: Rc::clone(self), place, table: RefCell::default() }
+        Alarm {
+            alarms: Rc::clone(self),
+            place,
+            table: RefCell::default(),
+            client_backlog: Cell::default(),
+            backend_backlog: Cell::default(),
+        }
     }
 
     /// Wakes every connection that waits, whatever for.
@@ -91,6 +100,29 @@ impl Alarm {
     pub(super) fn set(&self, timer: Timer, wait: Duration) {
         let at = self.alarms.now().after(wait);
         self.change(|table| table.set(timer, at));
+        if let Some(backlog) = self.backlog(timer) {
+            backlog.set(None);
+        }
+    }
+
+    /// Sets the deadline of a write that has passed anew, if the peer has acknowledged something
+    /// since it was extended last. Whoever is asked for the first time gets a second chance.
+    pub(super) fn extend(&self, timer: Timer, wait: Duration, unacknowledged: u32) -> bool {
+        let Some(backlog) = self.backlog(timer) else { return false };
+        let moves = backlog.get().is_none_or(|earlier| unacknowledged < earlier);
+        if moves {
+            self.set(timer, wait);
+            backlog.set(Some(unacknowledged));
+        }
+        moves
+    }
+
+    fn backlog(&self, timer: Timer) -> Option<&Cell<Option<u32>>> {
+        match timer {
+            Timer::ClientWrite => Some(&self.client_backlog),
+            Timer::BackendWrite => Some(&self.backend_backlog),
+            _ => None,
+        }
     }
 
     /// Takes a deadline back.
@@ -137,6 +169,20 @@ impl Drop for Alarm {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_write_has_time_for_as_long_as_its_peer_acknowledges() {
+        let alarms = Alarms::new(Instant::now());
+        let alarm = alarms.register();
+        let wait = Duration::from_secs(60);
+        alarm.set(Timer::ClientWrite, wait);
+        assert!(alarm.extend(Timer::ClientWrite, wait, 900), "nothing to compare with");
+        assert!(alarm.extend(Timer::ClientWrite, wait, 899));
+        assert!(!alarm.extend(Timer::ClientWrite, wait, 899), "it has stopped");
+        alarm.set(Timer::ClientWrite, wait);
+        assert!(alarm.extend(Timer::ClientWrite, wait, 2000), "this is another write");
+        assert!(!alarm.extend(Timer::RequestBody, wait, 0), "no write at all");
+    }
 
     #[test]
     fn only_who_is_due_is_woken_and_places_are_reused() {

@@ -481,12 +481,28 @@ where
             {
                 return Poll::Ready(Err(Failure::ClientGone));
             }
-            match self.client.alarm.poll_expired(cx) {
-                Poll::Ready(timer) => Poll::Ready(expired(timer)),
-                Poll::Pending => Poll::Pending,
+            loop {
+                match self.client.alarm.poll_expired(cx) {
+                    Poll::Ready(timer) if self.extend(timer) => {}
+                    Poll::Ready(timer) => return Poll::Ready(expired(timer)),
+                    Poll::Pending => return Poll::Pending,
+                }
             }
         })
         .await
+    }
+
+    /// Sets the deadline of a write anew while the peer goes on acknowledging. A slow reader makes
+    /// progress that no completed write shows. The first time there is nothing to compare with, so
+    /// one that has stopped is cut off between one and two timeouts later.
+    fn extend(&self, timer: Timer) -> bool {
+        let connection = match timer {
+            Timer::ClientWrite => self.client.connection,
+            Timer::BackendWrite => self.upstream,
+            _ => return false,
+        };
+        let wait = self.worker.config.timeouts.body;
+        self.client.alarm.extend(timer, wait, connection.unacknowledged())
     }
 
     fn uploaded(&mut self, uploaded: Result<Uploaded, Failure>) -> Result<(), Failure> {
