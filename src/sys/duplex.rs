@@ -137,17 +137,16 @@ impl Duplex {
         poll_fn(|cx| self.turns.poll_lasts(cx))
     }
 
-    /// Receives into `buf` from its beginning, by handing it to the kernel.
-    pub async fn recv<B: IoBufMut>(&self, buf: B) -> BufResult<usize, B> {
-        self.turn().await;
+    /// Receives into `buf` from its beginning, by handing it to the kernel. Counts against the turn
+    /// but does not wait for the next: what is received is sent on, and that does.
+    pub fn recv<B: IoBufMut>(&self, buf: B) -> impl Future<Output = BufResult<usize, B>> {
+        self.turns.spend();
         // SAFETY: monoio's `read` needs `&mut` only by its trait; it clones the descriptor handle
         // into an operation that owns the buffer, and the operation does not touch the stream
         // again. No other borrow is live during this call (see `stream`). monoio's own `into_split`
         // rests on the same.
         let stream = unsafe { &mut *self.stream.get() };
-        let received = stream.read(buf).await;
-        self.turns.spend();
-        received
+        stream.read(buf)
     }
 
     /// Sends all octets of `buf`; gives the buffer back in any case.
