@@ -111,8 +111,8 @@ pub fn start(config: Config, logger: &AccessLogger, signals: Signals) -> Result<
     let config = Arc::new(config);
     let descriptors = socket::raise_descriptor_limit()
         .map_err(|source| StartError::System { what: "read the descriptor limit", source })?;
-    let cores = cpu::allowed();
-    let count = config.workers.map_or_else(|| cores.len().max(1), NonZeroUsize::get);
+    let cpu::Allowance { workers: fed, cores } = cpu::allowance();
+    let count = config.workers.map_or(fed, NonZeroUsize::get);
     let bind = |address, option| move |source| StartError::Bind { address, option, source };
     let listeners = socket::listeners(config.bind_address, count)
         .map_err(bind(config.bind_address, "bind_address"))?;

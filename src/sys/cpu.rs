@@ -4,15 +4,32 @@ use std::{fs, num::NonZeroUsize};
 
 pub use core_affinity::CoreId;
 
-/// The CPUs to run workers on: those that the affinity mask allows, cut to what the cgroup's CPU
-/// quota can feed. A quota of 1.5 CPUs gives two workers: a thread more than the quota is throttled
-/// now and then, a thread less wastes what was paid for.
-pub fn allowed() -> Vec<CoreId> {
-    let mut cores = core_affinity::get_core_ids().unwrap_or_default();
-    if let Some(quota) = cgroup_quota() {
-        cores.truncate(quota.get());
+/// What this process may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// How many workers can be fed, at least one.
+    pub workers: usize,
+    /// The CPUs to keep them on; none if the scheduler had better place them.
+    pub cores: Vec<CoreId>,
+}
+
+/// The CPUs that the affinity mask allows, cut to what the cgroup's CPU quota can feed. A quota of
+/// 1.5 CPUs gives two workers: a thread more than the quota is throttled now and then, a thread
+/// less wastes what was paid for. Where the quota cuts, workers are not pinned: every container
+/// with a quota on the same host would choose the same first CPUs.
+pub fn allowance() -> Allowance {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    settle(cores, cgroup_quota())
+}
+
+fn settle(cores: Vec<CoreId>, quota: Option<NonZeroUsize>) -> Allowance {
+    let available = cores.len().max(1);
+    match quota {
+        Some(quota) if quota.get() < available => {
+            Allowance { workers: quota.get(), cores: Vec::new() }
+        }
+        _ => Allowance { workers: available, cores },
     }
-    cores
 }
 
 /// Keeps the calling thread on one CPU. Returns whether the kernel agreed.
@@ -76,7 +93,13 @@ mod tests {
     }
 
     #[test]
-    fn at_least_one_cpu_is_allowed_here() {
-        assert!(!allowed().is_empty());
+    fn workers_are_pinned_unless_a_quota_shares_the_host() {
+        let cores = |n| (0..n).map(|id| CoreId { id }).collect::<Vec<_>>();
+        let quota = NonZeroUsize::new;
+        assert_eq!(settle(cores(4), None), Allowance { workers: 4, cores: cores(4) });
+        assert_eq!(settle(cores(4), quota(4)), Allowance { workers: 4, cores: cores(4) });
+        assert_eq!(settle(cores(4), quota(2)), Allowance { workers: 2, cores: Vec::new() });
+        assert_eq!(settle(Vec::new(), None), Allowance { workers: 1, cores: Vec::new() });
+        assert!(allowance().workers >= 1);
     }
 }

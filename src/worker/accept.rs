@@ -3,7 +3,7 @@
 use std::{net::TcpListener, rc::Rc, time::Duration};
 
 use monoio::{io::Canceller, net::TcpStream};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::{ActiveDriver, Worker, canonical, http, isolate};
 use crate::{model::Phase, sys::socket};
@@ -45,8 +45,12 @@ pub(super) async fn run(worker: Rc<Worker>, listener: TcpListener) {
                 is_backing_off = true;
                 monoio::time::sleep(BACKOFF).await;
             }
-            // The loop's condition tells a cancelled accept from a client that has gone already.
-            Err(_) => {}
+            // The loop's condition tells a cancelled accept from one that failed. Most failures are
+            // those of a client that has gone already, but one that lasts must not spin.
+            Err(error) => {
+                debug!(worker = worker.index, %error, "an accept failed");
+                monoio::time::sleep(Duration::from_millis(1)).await;
+            }
         }
     }
     drain(&worker, &queue);
