@@ -205,8 +205,8 @@ impl Duplex {
         }
     }
 
-    /// Octets sent that the peer has not acknowledged. As long as it falls, the peer is reading: room
-    /// to send more appears only once a good part of the kernel's buffer is free.
+    /// Octets sent that the peer has not acknowledged. As long as it falls, the peer is reading:
+    /// room to send more appears only once a good part of the kernel's buffer is free.
     pub fn unacknowledged(&self) -> u32 {
         let mut octets: libc::c_int = 0;
         let fd = self.stream().as_raw_fd();
