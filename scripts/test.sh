@@ -219,7 +219,7 @@ socket_suite() {
         skip "$name" "there is no tests/http/main.rs"
         return 0
     fi
-    run_tests "$name" "$@" cargo test --locked --no-fail-fast --test http
+    run_tests "$name" "$@" cargo test --locked --no-fail-fast --test http --test peers
 }
 
 if ! command -v cargo >/dev/null; then

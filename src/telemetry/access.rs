@@ -1,13 +1,14 @@
 //! The access log: records from workers, through a bounded queue, to one thread that writes.
 
 use std::{
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     thread::JoinHandle,
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use tracing::{Dispatch, field::display, info, warn};
 
 use super::time;
@@ -153,7 +154,7 @@ impl AccessWriter {
         let dispatch = tracing::dispatcher::get_default(Dispatch::clone);
         let thread =
             std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
-                tracing::dispatcher::with_default(&dispatch, || write(&records));
+                tracing::dispatcher::with_default(&dispatch, || write(&records, access));
                 drop(end);
             })?;
         Ok(Self { logger: AccessLogger { queue, access }, thread, ended })
@@ -179,9 +180,62 @@ impl AccessWriter {
     }
 }
 
-fn write(records: &Receiver<Item>) {
-    while let Ok(Item::Record(record)) = records.recv() {
-        time::at(record.finished, || emit(&record));
+/// Lines per second about failures with one label, where only failures are logged. A backend that
+/// is down fails every request in the same way: the twentieth line tells no more than the first,
+/// and the rest would bury the line that does.
+const FAILURE_LINES_PER_SECOND_MAX: u64 = 20;
+
+fn write(records: &Receiver<Item>, access: AccessLog) {
+    let mut quota = FailureQuota::default();
+    loop {
+        let item = records.recv_timeout(Duration::from_secs(1));
+        let is_over = matches!(item, Ok(Item::Finish) | Err(RecvTimeoutError::Disconnected));
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        for (failure, lines) in quota.enter(if is_over { u64::MAX } else { since_epoch.as_secs() })
+        {
+            let failure = display(failure);
+            warn!(target: ACCESS_TARGET, failure, lines, "more requests failed like this");
+        }
+        match item {
+            Ok(Item::Record(record)) => {
+                let fits = |failure| access == AccessLog::All || quota.admits(failure);
+                if record.failure.is_none_or(fits) {
+                    time::at(record.finished, || emit(&record));
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(Item::Finish) | Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// How many lines each label has had in this second.
+#[derive(Debug, Default)]
+struct FailureQuota {
+    second: u64,
+    lines: BTreeMap<&'static str, u64>,
+}
+
+impl FailureQuota {
+    /// Time is in this second. When it is another than before, gives what was held back until
+    /// then, by label.
+    fn enter(&mut self, second: u64) -> Vec<(&'static str, u64)> {
+        if second == self.second {
+            return Vec::new();
+        }
+        self.second = second;
+        std::mem::take(&mut self.lines)
+            .into_iter()
+            .map(|(failure, lines)| (failure, lines.saturating_sub(FAILURE_LINES_PER_SECOND_MAX)))
+            .filter(|(_, held_back)| *held_back > 0)
+            .collect()
+    }
+
+    /// Whether one more line about this failure fits into this second.
+    fn admits(&mut self, failure: &'static str) -> bool {
+        let lines = self.lines.entry(failure).or_default();
+        *lines += 1;
+        *lines <= FAILURE_LINES_PER_SECOND_MAX
     }
 }
 
@@ -206,5 +260,23 @@ fn emit(record: &AccessRecord) {
             failure = display(failure), stage = display(record.stage),
             "request failed"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_one_failure_leaves_room_for_another_and_is_summed_up() {
+        let mut quota = FailureQuota::default();
+        assert_eq!(quota.enter(1), []);
+        let admitted = (0..1000).filter(|_| quota.admits("connect_failed")).count() as u64;
+        assert_eq!(admitted, FAILURE_LINES_PER_SECOND_MAX);
+        assert!(quota.admits("client_stalled"));
+        assert_eq!(quota.enter(1), []);
+        assert_eq!(quota.enter(2), [("connect_failed", 1000 - FAILURE_LINES_PER_SECOND_MAX)]);
+        assert!(quota.admits("connect_failed"));
+        assert_eq!(quota.enter(3), []);
     }
 }

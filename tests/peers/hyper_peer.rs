@@ -294,6 +294,24 @@ fn a_hyper_client_reads_an_answer_that_comes_before_its_upload_has_ended() {
 }
 
 #[test]
+fn a_hyper_client_that_uploads_at_full_speed_reads_an_early_answer() {
+    let server = Server::start(|listener| {
+        serve(listener, |request| async move {
+            status(if is_probe(&request) { StatusCode::OK } else { StatusCode::PAYLOAD_TOO_LARGE })
+        });
+    });
+    let balancer = before(&server);
+    run(async {
+        for _ in 0..20 {
+            let mut sender = connect(balancer.address).await;
+            let request = Request::post("/").header(HOST, "test").body(full(noise(4 << 20)));
+            let response = send(&mut sender, request.expect("a request")).await;
+            assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        }
+    });
+}
+
+#[test]
 fn a_body_passes_hyper_in_both_directions_at_once() {
     // The backend answers with the body as it comes, so what it sends is limited by what is read.
     let server = Server::start(|listener| {
