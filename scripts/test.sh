@@ -187,7 +187,6 @@ venv() {
     if [[ -x $dir/bin/python ]] && cmp -s "$wanted" "$dir/installed-requirements.txt"; then
         return 0
     fi
-    echo "installing Stepflow $1 into $dir"
     rm -rf "$dir"
     python3 -m venv "$dir" &&
         "$dir/bin/python" -m pip install --quiet --disable-pip-version-check -r "$wanted" &&
@@ -196,12 +195,13 @@ venv() {
 
 stepflow_suite() {
     local version=$1 name="stepflow-$1"
-    heading "$name"
     if ! has_venv; then
+        heading "$name"
         skip "$name" "python3 has no venv module (Debian: python3-venv)"
         return 0
     fi
     if ! venv "$version" >"$logs/$name-venv.log" 2>&1; then
+        heading "$name"
         tail -n 20 "$logs/$name-venv.log"
         skip "$name" "its Python packages cannot be installed: $logs/$name-venv.log"
         return 0

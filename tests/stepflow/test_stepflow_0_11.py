@@ -61,7 +61,8 @@ def test_the_orchestrator_tries_again_while_no_worker_is_healthy(lab):
     submitted = orchestrator.submit("/python/echo", [{"text": "patient"}])
 
     def was_refused():
-        return balancer.metrics().sum("stepflow_lb_requests_total", status="503") > 0
+        refused = {"status": "503", "method": "POST"}
+        return balancer.metrics().sum("stepflow_lb_requests_total", **refused) > 0
 
     harness.eventually("the first attempt was refused", was_refused, 10)
     worker.send(signal.SIGCONT)

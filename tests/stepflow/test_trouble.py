@@ -146,7 +146,7 @@ def test_an_unknown_instance_is_answered_so_that_the_orchestrator_understands(la
     # What the balancer itself answered is not held against a backend.
     metrics = balancer.metrics()
     assert metrics.sum("stepflow_lb_requests_total", backend=workers[0].label, status="503") == 0
-    assert metrics.sum("stepflow_lb_requests_total", status="503") == 1
+    assert metrics.sum("stepflow_lb_requests_total", status="503", method="POST") == 1
 
 
 def test_without_a_healthy_worker_the_balancer_says_so_and_recovers(lab):
