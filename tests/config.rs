@@ -6,10 +6,13 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use proptest::prelude::*;
-use stepflow_load_balancer::config::{
-    AccessLog, Algorithm, Config, ConfigError, Dns, Effective, Environment, File, Flags,
-    HealthChecks, Invocation, IoDriver, Limits, Log, LogDestination, LogFormat, Resolution,
-    SETTINGS, Source, Sources, Timeouts,
+use stepflow_load_balancer::{
+    config::{
+        AccessLog, Algorithm, Config, ConfigError, Dns, Effective, Environment, File, Flags,
+        HealthChecks, Invocation, IoDriver, Limits, Log, LogDestination, LogFormat, Resolution,
+        SETTINGS, Source, Sources, Timeouts,
+    },
+    model::TrustedProxies,
 };
 
 /// What somebody said, in the three places.
@@ -64,6 +67,7 @@ fn defaults_are_the_documented_ones() {
         workers: None,
         io_driver: IoDriver::Auto,
         algorithm: Algorithm::LeastConnections,
+        trusted_proxies: TrustedProxies::parse("private").unwrap(),
         health: HealthChecks {
             path: Some("/health".to_owned()),
             interval: seconds(10),
@@ -111,6 +115,7 @@ fn every_option_reaches_the_configuration() {
         ("STEPFLOW_LB_WORKERS", "5"),
         ("STEPFLOW_LB_IO_DRIVER", "epoll"),
         ("STEPFLOW_LB_ALGORITHM", "round_robin"),
+        ("STEPFLOW_LB_TRUSTED_PROXIES", "192.0.2.0/24, ::1"),
         ("STEPFLOW_LB_HEALTH_CHECK_PATH", "/h?full"),
         ("STEPFLOW_LB_HEALTHY_THRESHOLD", "6"),
         ("STEPFLOW_LB_HEALTH_ENDPOINT", "off"),
@@ -146,6 +151,7 @@ fn every_option_reaches_the_configuration() {
         workers: 5.try_into().ok(),
         io_driver: IoDriver::Epoll,
         algorithm: Algorithm::RoundRobin,
+        trusted_proxies: TrustedProxies::parse("192.0.2.0/24,::1").unwrap(),
         health: HealthChecks {
             path: Some("/h?full".to_owned()),
             interval: seconds(1),
@@ -259,6 +265,9 @@ fn each_option_refuses_what_it_cannot_mean() {
         ("STEPFLOW_LB_WORKERS", "1025"),
         ("STEPFLOW_LB_IO_DRIVER", "uring"),
         ("STEPFLOW_LB_ALGORITHM", "random"),
+        ("STEPFLOW_LB_TRUSTED_PROXIES", "private,localhost"),
+        ("STEPFLOW_LB_TRUSTED_PROXIES", "10.1.2.3/8"),
+        ("STEPFLOW_LB_TRUSTED_PROXIES", "none,10.0.0.1"),
         ("STEPFLOW_LB_HEALTH_CHECK_PATH", "/a b"),
         ("HEALTH_CHECK_INTERVAL", "0"),
         ("HEALTH_CHECK_TIMEOUT", "-1"),

@@ -11,6 +11,7 @@ use super::{
     AccessLog, Algorithm, Config, Dns, HealthChecks, IoDriver, Limits, Log, LogDestination,
     LogFormat, Timeouts,
 };
+use crate::model::TrustedProxies;
 
 /// A configuration while its options are being read.
 ///
@@ -43,6 +44,7 @@ impl Draft {
             workers: None,
             io_driver: IoDriver::Auto,
             algorithm: Algorithm::LeastConnections,
+            trusted_proxies: TrustedProxies::default(),
             health: HealthChecks {
                 path: None,
                 interval: Duration::ZERO,

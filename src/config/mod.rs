@@ -35,7 +35,7 @@ use std::{
     time::Duration,
 };
 
-use crate::model::Target;
+use crate::model::{Target, TrustedProxies};
 
 /// Everything the process was told, validated. Plain data: nothing in it can be wrong any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +52,8 @@ pub struct Config {
     pub io_driver: IoDriver,
     /// How a backend is chosen for a request that names no instance.
     pub algorithm: Algorithm,
+    /// Who a client may be to be believed about its own client.
+    pub trusted_proxies: TrustedProxies,
     /// Active health checks.
     pub health: HealthChecks,
     /// Name resolution.

@@ -14,7 +14,7 @@ use super::{
         self, ADDRESS, DURATION, PATH_OR_OFF, POSITIVE_DURATION, Parsed, Refusal, SERVER_LIST,
     },
 };
-use crate::model::Target;
+use crate::model::{Target, TrustedProxies};
 
 /// One option.
 #[derive(Debug)]
@@ -148,6 +148,21 @@ pub static SETTINGS: &[Setting] = &[
         group: "Balancing",
         apply: |draft, text| {
             units::duration(text).map(|d| draft.config.timeouts.instance_retry = d)
+        },
+    },
+    Setting {
+        key: "trusted_proxies",
+        flag: "trusted-proxies",
+        environment: "STEPFLOW_LB_TRUSTED_PROXIES",
+        default: "private",
+        accepted: TrustedProxies::ACCEPTED,
+        help: "Clients that are believed in X-Forwarded-*; private is loopback, private and link-local",
+        group: "Identity",
+        apply: |draft, text| {
+            let parsed = TrustedProxies::parse(text);
+            draft.config.trusted_proxies =
+                parsed.map_err(|error| Refusal::Because(error.to_string()))?;
+            Ok(())
         },
     },
     Setting {

@@ -6,9 +6,12 @@
 use std::cmp::Ordering;
 
 use super::{Admission, RequestPlan, ResponsePlan, Then};
-use crate::http1::{
-    Coding, FIELDS_MAX, Field, FieldLine, Framing, HeadWriter, RequestHead, ResponseHead, Version,
-    connection_tokens,
+use crate::{
+    http1::{
+        Coding, FIELDS_MAX, Field, FieldLine, Framing, HeadWriter, RequestHead, ResponseHead,
+        Version, connection_tokens,
+    },
+    model::Trust,
 };
 
 /// What the balancer calls itself in `X-Forwarded-By`.
@@ -19,6 +22,8 @@ pub const SELF_NAME: &str = "stepflow-load-balancer";
 pub struct ClientFacts<'a> {
     /// Address without port, as text.
     pub address: &'a str,
+    /// Whether what it says about its own client stands (ADR 17).
+    pub trust: Trust,
     /// Host for a request that names none (HTTP/1.0): the address it was sent to.
     pub local_authority: &'a str,
 }
@@ -42,7 +47,9 @@ pub fn write_request(
                 kept.host = true;
                 writer.field(name, authority);
             }
-            Field::XForwardedFor | Field::XForwardedBy => {}
+            Field::XForwardedFor => kept.forwarded_for = true,
+            Field::XForwardedBy => {}
+            _ if client.trust == Trust::Hearsay && field.is_testimony() => {}
             Field::Expect if !admission.plan.expects_continue => {}
             _ if field.is_hop_by_hop() => {}
             _ if takes_away(listed.as_ref(), index, field) => {}
@@ -61,8 +68,15 @@ pub fn write_request(
     if let Some(protocol) = admission.upgrade {
         writer.field(b"Connection", b"upgrade").field(b"Upgrade", protocol);
     }
-    write_forwarded_for(&mut writer, head.fields, client.address);
-    // An earlier proxy knows the scheme and host that the user saw; we only know our own.
+    // A chain that is not believed is no chain: whoever reads the first address of the list would
+    // otherwise read what the client made up.
+    match client.trust == Trust::Believed && kept.forwarded_for {
+        true => write_behind(&mut writer, b"X-Forwarded-For", head.fields, client.address),
+        false => {
+            writer.field(b"X-Forwarded-For", client.address.as_bytes());
+        }
+    }
+    // A proxy that is believed knows the scheme and host that the user saw; we only know our own.
     if !kept.forwarded_proto {
         writer.field(b"X-Forwarded-Proto", b"http");
     }
@@ -77,6 +91,7 @@ pub fn write_request(
 #[derive(Default)]
 struct Kept {
     host: bool,
+    forwarded_for: bool,
     forwarded_proto: bool,
     forwarded_host: bool,
 }
@@ -91,21 +106,12 @@ impl Kept {
     }
 }
 
-/// One line with every address so far and the client's at the end.
-fn write_forwarded_for(writer: &mut HeadWriter<'_>, fields: &[FieldLine<'_>], client: &str) {
-    let earlier = |line: &&FieldLine<'_>| Field::of(line.name.as_bytes()) == Field::XForwardedFor;
-    let mut parts: Vec<&[u8]> = Vec::new();
-    for line in fields.iter().filter(earlier).filter(|line| !line.value.is_empty()) {
-        parts.extend([line.value, b", "]);
-    }
-    // The common case, a client without a proxy in front, must not allocate; an empty Vec does not.
-    match parts.is_empty() {
-        true => writer.field(b"X-Forwarded-For", client.as_bytes()),
-        false => {
-            parts.push(client.as_bytes());
-            writer.field_parts(b"X-Forwarded-For", &parts)
-        }
-    };
+/// One line with every member of this list so far, and `last` at the end.
+fn write_behind(writer: &mut HeadWriter<'_>, name: &[u8], fields: &[FieldLine<'_>], last: &str) {
+    let field = Field::of(name);
+    let earlier = fields.iter().filter(|line| Field::of(line.name.as_bytes()) == field);
+    let earlier = earlier.map(|line| line.value).filter(|value| !value.is_empty());
+    writer.field_list(name, earlier.chain([last.as_bytes()]));
 }
 
 /// The field lines that `Connection` names, by index.

@@ -1,8 +1,12 @@
 //! What the tests of this module share: heads written as lines, and what is decided about them.
 
 use super::*;
-use crate::http1::{
-    HeadScan, LeadingLine, RequestHead, ResponseHead, field_storage, parse_request, parse_response,
+use crate::{
+    http1::{
+        HeadScan, LeadingLine, RequestHead, ResponseHead, field_storage, parse_request,
+        parse_response,
+    },
+    model::Trust,
 };
 
 mod admit;
@@ -15,8 +19,14 @@ mod retry;
 mod reuse;
 
 /// The client in every test that does not say otherwise.
-const CLIENT: ClientFacts<'static> =
-    ClientFacts { address: "192.0.2.7", local_authority: "198.51.100.1:8080" };
+const CLIENT: ClientFacts<'static> = ClientFacts {
+    address: "192.0.2.7",
+    trust: Trust::Believed,
+    local_authority: "198.51.100.1:8080",
+};
+
+/// The same, when it may be anybody.
+const STRANGER: ClientFacts<'static> = ClientFacts { trust: Trust::Hearsay, ..CLIENT };
 
 /// A head of these lines, the start line first.
 fn head(lines: &[&str]) -> Vec<u8> {
@@ -49,9 +59,14 @@ fn response(request: &RequestPlan, lines: &[&str]) -> Result<ResponsePlan, Failu
 
 /// The head that a backend gets for a request of these octets.
 fn forwarded(octets: &[u8]) -> Vec<u8> {
+    forwarded_for(octets, &CLIENT)
+}
+
+/// The head that a backend gets for a request of these octets from this client.
+fn forwarded_for(octets: &[u8], client: &ClientFacts<'_>) -> Vec<u8> {
     with_request(octets, |head| {
         let mut out = Vec::new();
-        write_request(&mut out, head, &admit(head).unwrap(), &CLIENT);
+        write_request(&mut out, head, &admit(head).unwrap(), client);
         out
     })
 }

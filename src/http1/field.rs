@@ -11,6 +11,7 @@ pub enum Field {
     ContentLength,
     ContentType,
     Expect,
+    Forwarded,
     Host,
     KeepAlive,
     ProxyAuthenticate,
@@ -25,6 +26,9 @@ pub enum Field {
     XForwardedFor,
     XForwardedHost,
     XForwardedProto,
+    /// Any other name that begins with `X-Forwarded-`.
+    XForwardedOther,
+    XRealIp,
     XStepflowRoutedInstance,
     Other,
 }
@@ -41,6 +45,8 @@ impl Field {
             6 if is(b"accept") => Self::Accept,
             6 if is(b"expect") => Self::Expect,
             7 if is(b"upgrade") => Self::Upgrade,
+            9 if is(b"forwarded") => Self::Forwarded,
+            9 if is(b"x-real-ip") => Self::XRealIp,
             10 if is(b"connection") => Self::Connection,
             10 if is(b"keep-alive") => Self::KeepAlive,
             12 if is(b"content-type") => Self::ContentType,
@@ -58,8 +64,24 @@ impl Field {
             19 if is(b"proxy-authorization") => Self::ProxyAuthorization,
             20 if is(b"stepflow-instance-id") => Self::StepflowInstanceId,
             26 if is(b"x-stepflow-routed-instance") => Self::XStepflowRoutedInstance,
+            13.. if has_prefix(name, b"x-forwarded-") => Self::XForwardedOther,
             _ => Self::Other,
         }
+    }
+
+    /// Says who the client is or what it asked, on its behalf: believed of some and not of others.
+    #[inline]
+    pub fn is_testimony(self) -> bool {
+        matches!(
+            self,
+            Self::Forwarded
+                | Self::XForwardedBy
+                | Self::XForwardedFor
+                | Self::XForwardedHost
+                | Self::XForwardedOther
+                | Self::XForwardedProto
+                | Self::XRealIp
+        )
     }
 
     /// Means something on one connection only and is never forwarded (RFC 9110 §7.6.1). Framing
@@ -84,20 +106,22 @@ impl Field {
     /// choose how its request is framed, routed or attributed.
     #[inline]
     pub fn is_protected(self) -> bool {
-        matches!(
-            self,
-            Self::CacheControl
-                | Self::ContentEncoding
-                | Self::ContentLength
-                | Self::ContentType
-                | Self::Host
-                | Self::StepflowInstanceId
-                | Self::XForwardedBy
-                | Self::XForwardedFor
-                | Self::XForwardedHost
-                | Self::XForwardedProto
-        )
+        self.is_testimony()
+            || matches!(
+                self,
+                Self::CacheControl
+                    | Self::ContentEncoding
+                    | Self::ContentLength
+                    | Self::ContentType
+                    | Self::Host
+                    | Self::StepflowInstanceId
+            )
     }
+}
+
+/// Whether a name begins so, without regard to case.
+pub(super) fn has_prefix(name: &[u8], prefix: &[u8]) -> bool {
+    name.get(..prefix.len()).is_some_and(|front| front.eq_ignore_ascii_case(prefix))
 }
 
 /// The non-empty tokens of a `Connection` value (RFC 9110 §5.6.1, §7.6.1).
@@ -145,6 +169,10 @@ mod tests {
         assert_eq!(Field::of(b"TRANSFER-ENCODING"), Field::TransferEncoding);
         assert_eq!(Field::of(b"x-accel-buffering"), Field::XAccelBuffering);
         assert_eq!(Field::of(b"Transfer-Encodin"), Field::Other);
+        assert_eq!(Field::of(b"X-FORWARDED-PORT"), Field::XForwardedOther);
+        assert_eq!(Field::of(b"x-forwarded-proto"), Field::XForwardedProto);
+        assert_eq!(Field::of(b"x-forwarded-"), Field::Other);
+        assert_eq!(Field::of(b"x-forwarder-for"), Field::Other);
         assert_eq!(Field::of(b""), Field::Other);
     }
 

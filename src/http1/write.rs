@@ -29,16 +29,22 @@ impl<'a> HeadWriter<'a> {
 
     /// Appends a field line.
     pub fn field(&mut self, name: &[u8], value: &[u8]) -> &mut Self {
-        self.field_parts(name, &[value])
+        self.field_list(name, [value])
     }
 
-    /// Appends a field line whose value is the parts, one behind the other.
-    pub fn field_parts(&mut self, name: &[u8], parts: &[&[u8]]) -> &mut Self {
+    /// Appends a field line whose value is a list: the members, with commas between.
+    pub fn field_list<'v>(
+        &mut self,
+        name: &[u8],
+        members: impl IntoIterator<Item = &'v [u8]>,
+    ) -> &mut Self {
         self.out.extend_from_slice(name);
-        self.out.extend_from_slice(b": ");
-        for part in parts {
-            debug_assert!(!part.iter().any(|b| matches!(b, b'\r' | b'\n' | 0)), "a value splits");
-            self.out.extend_from_slice(part);
+        let mut before: &[u8] = b": ";
+        for member in members {
+            debug_assert!(!member.iter().any(|b| matches!(b, b'\r' | b'\n' | 0)), "it splits");
+            self.out.extend_from_slice(before);
+            self.out.extend_from_slice(member);
+            before = b", ";
         }
         self.out.extend_from_slice(b"\r\n");
         self
@@ -122,7 +128,7 @@ mod tests {
         let mut out = Vec::new();
         let mut head = HeadWriter::response(&mut out, 503, b"Service Unavailable");
         head.field(b"Retry-After", b"5").field_number(b"Content-Length", 0);
-        head.field_parts(b"X", &[b"a", b", ", b"b"]);
+        head.field_list(b"X", [&b"a"[..], b"b"]);
         head.end();
         assert_eq!(
             out,

@@ -10,9 +10,11 @@ mod report;
 mod rng;
 mod snapshot;
 mod target;
+mod trust;
 
 pub use backend::{Backend, BackendId, Health, InstanceId, InstanceIdError, Presence, Weight};
 pub use report::Report;
 pub use rng::Rng;
 pub use snapshot::{HealthCounts, Phase, Snapshot, Version};
 pub use target::{Target, TargetError};
+pub use trust::{Trust, TrustedProxies, TrustedProxiesError};

@@ -14,7 +14,7 @@ use super::{Worker, alarm::Alarm, buffer::Size};
 use crate::{
     exchange::{Failure, RequestPlan, Timer},
     http1::{HeadScan, LeadingLine},
-    model::Phase,
+    model::{Phase, Trust},
     sys::{Duplex, Peek, Readiness},
 };
 
@@ -42,6 +42,8 @@ pub(super) struct Client<'a> {
     pub(super) address: SocketAddr,
     /// The address without port, as forwarded to backends.
     pub(super) address_text: String,
+    /// Whether what it says about its own client is believed.
+    pub(super) trust: Trust,
     /// The path of the current request, cut to what is logged. Kept here so that it is allocated
     /// once per connection.
     pub(super) path: Vec<u8>,
@@ -94,6 +96,7 @@ impl<'a> Client<'a> {
             inbox: Vec::new(),
             address,
             // An IPv4 client of a `[::]` listener is an IPv4 client.
+            trust: worker.config.trusted_proxies.trust(address.ip()),
             address_text: address.ip().to_canonical().to_string(),
             path: Vec::new(),
             half_closed: false,

@@ -218,8 +218,11 @@ fn prepare(
     };
     let mut outgoing = worker.buffers.take(Size::Small);
     if !is_own {
-        let facts =
-            ClientFacts { address: &client.address_text, local_authority: &worker.local_authority };
+        let facts = ClientFacts {
+            address: &client.address_text,
+            trust: client.trust,
+            local_authority: &worker.local_authority,
+        };
         write_request(&mut outgoing, &head, &admission, &facts);
     }
     let behind_head = &client.inbox[arrived.head.end..];

@@ -165,6 +165,42 @@ fn forwarded_for_is_one_line_with_our_client_at_its_end() {
     assert_eq!(peer.head.field("X-Forwarded-By").as_deref(), Some("stepflow-load-balancer"));
 }
 
+/// The same request from the same address, under each list of trusted proxies.
+#[test]
+fn only_a_trusted_proxy_is_believed_about_its_client() {
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\n\
+                   X-Forwarded-Proto: https\r\nX-Forwarded-Host: outer\r\n\
+                   Forwarded: for=192.0.2.1\r\nX-Real-IP: 192.0.2.1\r\n\r\n";
+    let ours = ("127.0.0.1", "http", "a", None);
+    let theirs = ("192.0.2.1, 127.0.0.1", "https", "outer", Some("192.0.2.1"));
+    let cases = [
+        ("private", theirs),
+        ("127.0.0.1", theirs),
+        ("192.0.2.0/24, 127.0.0.0/31", theirs),
+        ("none", ours),
+        ("192.0.2.0/24, ::1, 127.0.0.2", ours),
+    ];
+    for (list, (chain, scheme, host, real)) in cases {
+        let backend = Backend::played();
+        let balancer = Balancer::before(&[&backend]).with("trusted_proxies", list).start();
+        let mut client = balancer.connect();
+        // On one connection, which is judged once.
+        for _ in 0..2 {
+            client.send(request);
+            let mut peer = backend.next();
+            let field = |name: &str| peer.head.field(name);
+            assert_eq!(field("X-Forwarded-For").as_deref(), Some(chain), "{list}");
+            assert_eq!(field("X-Forwarded-Proto").as_deref(), Some(scheme), "{list}");
+            assert_eq!(field("X-Forwarded-Host").as_deref(), Some(host), "{list}");
+            assert_eq!(field("X-Real-IP").as_deref(), real, "{list}");
+            assert_eq!(peer.head.has("Forwarded"), real.is_some(), "{list}");
+            peer.send(OK);
+            peer.close();
+            assert_eq!(client.head().status(), 200);
+        }
+    }
+}
+
 #[test]
 fn trace_context_passes_whole_with_every_duplicate() {
     let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";

@@ -11,7 +11,11 @@ const OURS: [&str; 4] = [
 ];
 
 fn check(lines: &[&str], want: &[&str]) {
-    let got = forwarded(&head(lines));
+    check_for(&CLIENT, lines, want);
+}
+
+fn check_for(client: &ClientFacts<'_>, lines: &[&str], want: &[&str]) {
+    let got = forwarded_for(&head(lines), client);
     let want = head(want);
     assert_eq!(got.escape_ascii().to_string(), want.escape_ascii().to_string(), "{lines:?}");
     assert_is_one_head(&got);
@@ -89,10 +93,13 @@ fn what_connection_lists_ends_here_unless_it_is_protected() {
         "Content-Encoding: gzip",
         "Cache-Control: no-store",
         "Stepflow-Instance-Id: i",
+        "X-Forwarded-Port: 443",
+        "X-Real-IP: 203.0.113.9",
+        "Forwarded: for=203.0.113.9",
     ];
     let listing = "Connection: host, content-length, content-type, content-encoding, cache-control,\
                    stepflow-instance-id, x-forwarded-for, x-forwarded-host, x-forwarded-proto,\
-                   x-forwarded-by, transfer-encoding";
+                   x-forwarded-by, x-forwarded-port, x-real-ip, forwarded, transfer-encoding";
     check_fields(&[&[listing], &kept[..]].concat(), &kept);
     check(
         &[
@@ -164,6 +171,39 @@ fn scheme_and_host_of_an_earlier_proxy_stand_and_its_name_does_not() {
             OURS[0],
             OURS[3],
         ],
+    );
+}
+
+#[test]
+fn a_stranger_is_believed_in_nothing_that_it_says_about_others() {
+    let front = ["GET / HTTP/1.1", "Host: h"];
+    let lies: &[&[&str]] = &[
+        &["X-Forwarded-For: 10.0.0.1"],
+        &["x-forwarded-for: 10.0.0.1, 10.0.0.2", "X-Forwarded-For: 127.0.0.1"],
+        &["X-Forwarded-For:"],
+        &["X-Forwarded-Proto: https", "X-FORWARDED-PROTO: wss"],
+        &["x-forwarded-host: admin.internal"],
+        &["X-Forwarded-By: somebody"],
+        &["X-Forwarded-Port: 443", "X-Forwarded-Prefix: /admin", "X-Forwarded-Server: s"],
+        &["X-Real-IP: 10.0.0.1", "Forwarded: for=10.0.0.1;proto=https", "forwarded: by=x"],
+        // Nor by naming them in Connection, which only removes.
+        &["Connection: X-Forwarded-For, X-Real-IP", "X-Forwarded-For: a", "X-Real-IP: b"],
+    ];
+    for lie in lies {
+        let lines = [&front[..], &["A: 1"], lie, &["B: 2"]].concat();
+        check_for(&STRANGER, &lines, &[&front[..], &["A: 1", "B: 2"], &OURS].concat());
+    }
+    // What only sounds like testimony is not.
+    let sounds = ["X-Forwarder: a", "X-Real-IPs: b", "Forwarded-For: c", "X-Forwarded: d"];
+    let lines = [&front[..], &sounds].concat();
+    check_for(&STRANGER, &lines, &[&front[..], &sounds, &OURS].concat());
+}
+
+#[test]
+fn a_proxy_that_is_believed_keeps_what_it_says() {
+    check_fields(
+        &["X-Forwarded-Port: 443", "X-Real-IP: 203.0.113.9", "Forwarded: for=203.0.113.9"],
+        &["X-Forwarded-Port: 443", "X-Real-IP: 203.0.113.9", "Forwarded: for=203.0.113.9"],
     );
 }
 

@@ -22,17 +22,31 @@ const HOP_BY_HOP: [&str; 8] = [
 ];
 
 /// May not be removed by listing them in `Connection`.
-const PROTECTED: [&str; 10] = [
+const PROTECTED: [&str; 13] = [
     "cache-control",
     "content-encoding",
     "content-length",
     "content-type",
+    "forwarded",
     "host",
     "stepflow-instance-id",
     "x-forwarded-by",
     "x-forwarded-for",
     "x-forwarded-host",
+    "x-forwarded-port",
     "x-forwarded-proto",
+    "x-real-ip",
+];
+
+/// What a client says about others.
+const TESTIMONY: [&str; 7] = [
+    "forwarded",
+    "x-forwarded-by",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-real-ip",
 ];
 
 /// Names that mean something to the proxy, in odd case.
@@ -60,6 +74,9 @@ const NAMES: &[&str] = &[
     "x-forwarded-for",
     "X-Forwarded-Host",
     "X-Forwarded-Proto",
+    "X-Forwarded-Port",
+    "X-Real-IP",
+    "Forwarded",
     "X-Stepflow-Routed-Instance",
     "X-A",
     "x-b",
@@ -151,7 +168,17 @@ fn goes_on(name: &str, lines: &Lines) -> bool {
 }
 
 /// What a backend must get, told line by line: the lines that go on, in order, then ours.
-fn expected_request(version: Version, lines: &Lines, admission: &Admission<'_>) -> Lines {
+fn expected_request(
+    version: Version,
+    lines: &Lines,
+    admission: &Admission<'_>,
+    trust: Trust,
+) -> Lines {
+    let is_believed =
+        |(name, _): &&(String, Vec<u8>)| trust == Trust::Believed || !is_one_of(name, &TESTIMONY);
+    let believed: Lines = lines.iter().filter(is_believed).cloned().collect();
+    // What is removed for lack of trust is as if it had never been there.
+    let lines = &believed;
     let authority = admission.authority.unwrap_or(CLIENT.local_authority.as_bytes()).to_vec();
     let has = |wanted: &str| lines.iter().any(|(name, _)| name.eq_ignore_ascii_case(wanted));
     let mut want = Lines::new();
@@ -198,7 +225,7 @@ fn decided(admission: &Admission<'_>) -> (Method, Framing, bool, Option<Vec<u8>>
 }
 
 /// Forwards a request and holds the result against what was asked. False if it was refused.
-fn check_request(octets: &[u8]) -> Result<bool, TestCaseError> {
+fn check_request(octets: &[u8], client: &ClientFacts<'_>) -> Result<bool, TestCaseError> {
     let mut storage = field_storage();
     let parsed = match parse_request(octets, &mut storage, 64) {
         Ok(parsed) => parsed,
@@ -210,7 +237,7 @@ fn check_request(octets: &[u8]) -> Result<bool, TestCaseError> {
     };
     let Ok(admission) = admit(&parsed) else { return Ok(false) };
     let mut out = Vec::new();
-    write_request(&mut out, &parsed, &admission, &CLIENT);
+    write_request(&mut out, &parsed, &admission, client);
 
     let found = HeadScan::new(LeadingLine::Refuse).advance(&out);
     prop_assert_eq!(found, Ok(Some(0..out.len())), "{}", out.escape_ascii());
@@ -221,7 +248,7 @@ fn check_request(octets: &[u8]) -> Result<bool, TestCaseError> {
     prop_assert_eq!(again.method_token, parsed.method_token);
     prop_assert_eq!(again.target.forwarded(), parsed.target.forwarded());
     prop_assert_eq!(again.version, Version::Http11);
-    let want = expected_request(parsed.version, &owned(parsed.fields), &admission);
+    let want = expected_request(parsed.version, &owned(parsed.fields), &admission, client.trust);
     prop_assert_eq!(owned(again.fields), want);
 
     // A backend that reads as we do decides as we did: no smuggling past our own eyes.
@@ -310,12 +337,13 @@ proptest! {
         version in prop_oneof![Just("1.1"), Just("1.0")],
         mut lines in lines(),
         has_host in proptest::bool::weighted(0.8),
+        client in prop_oneof![Just(CLIENT), Just(STRANGER)],
     ) {
         if has_host {
             lines.retain(|(name, _)| !name.eq_ignore_ascii_case("host"));
             lines.push(("Host".to_owned(), b"h".to_vec()));
         }
-        check_request(&raw_head(&format!("{method} {target} HTTP/{version}"), &lines))?;
+        check_request(&raw_head(&format!("{method} {target} HTTP/{version}"), &lines), &client)?;
     }
 
     #[test]
@@ -352,7 +380,7 @@ fn the_properties_are_not_empty() {
         lines.retain(|(name, _)| !name.eq_ignore_ascii_case("host"));
         lines.push(("Host".to_owned(), b"h".to_vec()));
         let octets = raw_head("GET / HTTP/1.1", &lines);
-        requests += usize::from(check_request(&octets).unwrap());
+        requests += usize::from(check_request(&octets, &CLIENT).unwrap());
     }
     assert!(requests > 50 && responses > 50, "{requests} requests, {responses} responses of 500");
 }
