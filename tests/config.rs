@@ -68,6 +68,7 @@ fn defaults_are_the_documented_ones() {
         io_driver: IoDriver::Auto,
         algorithm: Algorithm::LeastConnections,
         trusted_proxies: TrustedProxies::parse("private").unwrap(),
+        via: true,
         health: HealthChecks {
             path: Some("/health".to_owned()),
             interval: seconds(10),
@@ -116,6 +117,7 @@ fn every_option_reaches_the_configuration() {
         ("STEPFLOW_LB_IO_DRIVER", "epoll"),
         ("STEPFLOW_LB_ALGORITHM", "round_robin"),
         ("STEPFLOW_LB_TRUSTED_PROXIES", "192.0.2.0/24, ::1"),
+        ("STEPFLOW_LB_VIA", "off"),
         ("STEPFLOW_LB_HEALTH_CHECK_PATH", "/h?full"),
         ("STEPFLOW_LB_HEALTHY_THRESHOLD", "6"),
         ("STEPFLOW_LB_HEALTH_ENDPOINT", "off"),
@@ -152,6 +154,7 @@ fn every_option_reaches_the_configuration() {
         io_driver: IoDriver::Epoll,
         algorithm: Algorithm::RoundRobin,
         trusted_proxies: TrustedProxies::parse("192.0.2.0/24,::1").unwrap(),
+        via: false,
         health: HealthChecks {
             path: Some("/h?full".to_owned()),
             interval: seconds(1),
@@ -268,6 +271,7 @@ fn each_option_refuses_what_it_cannot_mean() {
         ("STEPFLOW_LB_TRUSTED_PROXIES", "private,localhost"),
         ("STEPFLOW_LB_TRUSTED_PROXIES", "10.1.2.3/8"),
         ("STEPFLOW_LB_TRUSTED_PROXIES", "none,10.0.0.1"),
+        ("STEPFLOW_LB_VIA", "1.1 lb"),
         ("STEPFLOW_LB_HEALTH_CHECK_PATH", "/a b"),
         ("HEALTH_CHECK_INTERVAL", "0"),
         ("HEALTH_CHECK_TIMEOUT", "-1"),

@@ -45,6 +45,7 @@ impl Draft {
             io_driver: IoDriver::Auto,
             algorithm: Algorithm::LeastConnections,
             trusted_proxies: TrustedProxies::default(),
+            via: false,
             health: HealthChecks {
                 path: None,
                 interval: Duration::ZERO,

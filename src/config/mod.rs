@@ -54,6 +54,8 @@ pub struct Config {
     pub algorithm: Algorithm,
     /// Who a client may be to be believed about its own client.
     pub trusted_proxies: TrustedProxies,
+    /// Requests say in `Via` that they came through us.
+    pub via: bool,
     /// Active health checks.
     pub health: HealthChecks,
     /// Name resolution.

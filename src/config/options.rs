@@ -166,6 +166,19 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "via",
+        flag: "via",
+        environment: "STEPFLOW_LB_VIA",
+        default: "on",
+        accepted: "on or off",
+        help: "Whether requests say in Via that they came through here, which ends loops",
+        group: "Identity",
+        apply: |draft, text| {
+            let words = [("on", true), ("off", false)];
+            units::word(text, &words).map(|via| draft.config.via = via)
+        },
+    },
+    Setting {
         key: "health_check_path",
         flag: "health-check-path",
         environment: "STEPFLOW_LB_HEALTH_CHECK_PATH",

@@ -145,6 +145,8 @@ failures! {
     ExpectationUnknown: Downstream, Admit, Some(417), "expectation_unknown", "the only expectation accepted is 100-continue";
     /// More than one Stepflow-Instance-Id.
     InstanceRepeated: Downstream, Admit, Some(400), "instance_repeated", "Stepflow-Instance-Id appears more than once";
+    /// We stand in its Via too often.
+    ViaLoop: Downstream, Admit, Some(508), "via_loop", "the request has come through this balancer again and again (see Via)";
     /// The named instance is not known, or gone.
     InstanceUnknown: Internal, Pick, Some(503), "instance_unknown", "Instance not found in healthy backends";
     /// The named instance is known, and does not accept connections.
@@ -280,7 +282,7 @@ mod tests {
             match (failure.origin(), failure.status()) {
                 (_, None) => {}
                 (Origin::Downstream, Some(status)) => {
-                    assert!(status < 500 || matches!(status, 501 | 505), "{failure:?}");
+                    assert!(status < 500 || matches!(status, 501 | 505 | 508), "{failure:?}");
                 }
                 (Origin::Upstream | Origin::Internal, Some(status)) => {
                     assert!((502..=504).contains(&status), "{failure:?}");

@@ -14,8 +14,12 @@ use crate::{
     model::Trust,
 };
 
-/// What the balancer calls itself in `X-Forwarded-By`.
+/// What the balancer calls itself in `X-Forwarded-By` and `Via`.
 pub const SELF_NAME: &str = "stepflow-load-balancer";
+
+/// What it says in `Via`: the version in which the message came, and its name (RFC 9110 §7.6.3).
+const VIA_HTTP_10: &str = "1.0 stepflow-load-balancer";
+const VIA_HTTP_11: &str = "1.1 stepflow-load-balancer";
 
 /// What is known about the client besides its request.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +30,17 @@ pub struct ClientFacts<'a> {
     pub trust: Trust,
     /// Host for a request that names none (HTTP/1.0): the address it was sent to.
     pub local_authority: &'a str,
+    /// Whether we say that the request came through us.
+    pub via: Via,
+}
+
+/// Whether requests get a `Via`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// Behind what earlier proxies say.
+    Said,
+    /// What earlier proxies say goes on as it is.
+    Unsaid,
 }
 
 /// Appends the head that a backend gets.
@@ -49,6 +64,7 @@ pub fn write_request(
             }
             Field::XForwardedFor => kept.forwarded_for = true,
             Field::XForwardedBy => {}
+            Field::Via if client.via == Via::Said => kept.via = true,
             _ if client.trust == Trust::Hearsay && field.is_testimony() => {}
             Field::Expect if !admission.plan.expects_continue => {}
             _ if field.is_hop_by_hop() => {}
@@ -84,6 +100,18 @@ pub fn write_request(
         writer.field(b"X-Forwarded-Host", authority);
     }
     writer.field(b"X-Forwarded-By", SELF_NAME.as_bytes());
+    if client.via == Via::Said {
+        let ours = match head.version {
+            Version::Http10 => VIA_HTTP_10,
+            Version::Http11 => VIA_HTTP_11,
+        };
+        match kept.via {
+            true => write_behind(&mut writer, b"Via", head.fields, ours),
+            false => {
+                writer.field(b"Via", ours.as_bytes());
+            }
+        }
+    }
     writer.end();
 }
 
@@ -94,6 +122,7 @@ struct Kept {
     forwarded_for: bool,
     forwarded_proto: bool,
     forwarded_host: bool,
+    via: bool,
 }
 
 impl Kept {

@@ -26,7 +26,7 @@ mod tests;
 pub use answer::{Announced, Answer, ErrorContext, health_answer};
 pub use deadline::{DeadlineTable, Tick, Timer};
 pub use failure::{Failure, Origin, Stage};
-pub use forward::{ClientFacts, SELF_NAME, write_request, write_response};
+pub use forward::{ClientFacts, SELF_NAME, Via, write_request, write_response};
 pub use plan::{
     Admission, ErrorFormat, Flush, Persistence, RequestPlan, ResponsePlan, Then, admit,
     error_format, plan_response,

@@ -1,6 +1,6 @@
 //! Pure: what a request asks of the proxy, and what a response means for both sides.
 
-use super::Failure;
+use super::{Failure, SELF_NAME};
 use crate::http1::{
     Coding, Field, Framing, FramingFields, Method, RequestHead, ResponseHead, Target, Transfer,
     Version, connection_tokens, list_contains, request_framing, response_framing,
@@ -9,6 +9,10 @@ use crate::http1::{
 /// Interim responses forwarded per request. 100 and 103 come once or twice; a backend that sends
 /// more than this is looping.
 pub(super) const INTERIM_RESPONSES_MAX: u8 = 32;
+
+/// Times that a request may have come through balancers of our name. Two or three in a row are
+/// built on purpose, one behind the other; more are a circle, and every round costs connections.
+const VIA_OURS_MAX: usize = 4;
 
 /// Whether a side wants its connection to outlive the exchange (RFC 9112 §9.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +83,9 @@ pub fn admit<'a>(head: &RequestHead<'a>) -> Result<Admission<'a>, Failure> {
     }
     let framing = request_framing(head.version, &seen.framing)?;
     let authority = check_authority(head, seen.host)?;
+    if seen.via_ours > VIA_OURS_MAX {
+        return Err(Failure::ViaLoop);
+    }
     let expects_continue = match seen.expectation {
         // RFC 9110 §10.1.1: an HTTP/1.0 expectation is ignored.
         Some(_) if head.version == Version::Http10 => false,
@@ -119,6 +126,14 @@ pub fn admit<'a>(head: &RequestHead<'a>) -> Result<Admission<'a>, Failure> {
     })
 }
 
+/// Whether a member of `Via` is ours: `received-protocol RWS received-by [RWS comment]` (RFC 9110
+/// §7.6.3). A comma in a comment makes members that are none; they name us only if somebody wants
+/// them to, who could as well say so plainly.
+fn names_us(member: &&[u8]) -> bool {
+    let mut words = member.split(|b| matches!(b, b' ' | b'\t')).filter(|word| !word.is_empty());
+    words.nth(1).is_some_and(|by| by.eq_ignore_ascii_case(SELF_NAME.as_bytes()))
+}
+
 /// Whether an `Upgrade` value offers HTTP/2, in any version: `name ["/" version]` (RFC 9110 §7.8).
 fn names_h2c(protocols: &[u8]) -> bool {
     protocols.split(|b| *b == b',').any(|protocol| {
@@ -147,6 +162,8 @@ struct Seen<'a> {
     instance: Option<&'a [u8]>,
     accepts_event_stream: bool,
     speaks_json: bool,
+    /// Members of `Via` that name us.
+    via_ours: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -199,6 +216,7 @@ impl<'a> Seen<'a> {
             Field::StepflowInstanceId if self.instance.replace(value).is_some() => {
                 return Err(Failure::InstanceRepeated);
             }
+            Field::Via => self.via_ours += value.split(|b| *b == b',').filter(names_us).count(),
             _ => {}
         }
         Ok(())

@@ -23,6 +23,7 @@ const CLIENT: ClientFacts<'static> = ClientFacts {
     address: "192.0.2.7",
     trust: Trust::Believed,
     local_authority: "198.51.100.1:8080",
+    via: Via::Said,
 };
 
 /// The same, when it may be anybody.

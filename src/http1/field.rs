@@ -21,6 +21,7 @@ pub enum Field {
     Te,
     TransferEncoding,
     Upgrade,
+    Via,
     XAccelBuffering,
     XForwardedBy,
     XForwardedFor,
@@ -41,6 +42,7 @@ impl Field {
         let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
         match name.len() {
             2 if is(b"te") => Self::Te,
+            3 if is(b"via") => Self::Via,
             4 if is(b"host") => Self::Host,
             6 if is(b"accept") => Self::Accept,
             6 if is(b"expect") => Self::Expect,
@@ -115,6 +117,7 @@ impl Field {
                     | Self::ContentType
                     | Self::Host
                     | Self::StepflowInstanceId
+                    | Self::Via
             )
     }
 }

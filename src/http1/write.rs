@@ -84,6 +84,7 @@ pub fn reason_phrase(status: u16) -> &'static str {
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
+        508 => "Loop Detected",
         // The phrase is optional (RFC 9112 §4); an empty one is better than a wrong one.
         _ => "",
     }

@@ -20,8 +20,8 @@ use super::{
 use crate::{
     exchange::{
         Announced, Answer, Attempt, ClientFacts, CloseReason, ErrorContext, ErrorFormat, Failure,
-        Fate, Origin, Persistence, RequestPlan, Retry, Sent, admit, error_format, health_answer,
-        may_retry, write_request,
+        Fate, Origin, Persistence, RequestPlan, Retry, Sent, Via, admit, error_format,
+        health_answer, may_retry, write_request,
     },
     http1::{Body, HttpDate, Method, Version, field_storage, parse_request},
     link::Report,
@@ -222,6 +222,7 @@ fn prepare(
             address: &client.address_text,
             trust: client.trust,
             local_authority: &worker.local_authority,
+            via: if worker.config.via { Via::Said } else { Via::Unsaid },
         };
         write_request(&mut outgoing, &head, &admission, &facts);
     }

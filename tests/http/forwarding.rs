@@ -1,5 +1,7 @@
 //! What a backend gets of a request head, and a client of a response head.
 
+use std::sync::{Arc, OnceLock};
+
 use crate::support::{Backend, Balancer, Client, Peer};
 
 /// One exchange, seen from both sides.
@@ -34,7 +36,7 @@ fn a_request_head_goes_on_octet_for_octet_with_the_forwarded_fields_behind_it() 
     let want = "GET /a/%2e%2E/b?q=%zz&r=a+b HTTP/1.1\r\nHost: Example.COM:80\r\nuSER-aGENT: x\r\n\
         X-Dup: 1\r\nEmpty: \r\nx-dup: 2\r\nX-Dup: 1\r\nX-Forwarded-For: 127.0.0.1\r\n\
         X-Forwarded-Proto: http\r\nX-Forwarded-Host: Example.COM:80\r\n\
-        X-Forwarded-By: stepflow-load-balancer\r\n\r\n";
+        X-Forwarded-By: stepflow-load-balancer\r\nVia: 1.1 stepflow-load-balancer\r\n\r\n";
     assert_eq!(String::from_utf8_lossy(&peer.head.octets), want);
 }
 
@@ -199,6 +201,45 @@ fn only_a_trusted_proxy_is_believed_about_its_client() {
             assert_eq!(client.head().status(), 200);
         }
     }
+}
+
+#[test]
+fn via_says_the_version_that_was_received_unless_it_is_switched_off() {
+    let ours = |version: &str| format!("1.0 fred, {version} stepflow-load-balancer");
+    for (via, version, want) in [
+        ("on", "1.1", ours("1.1")),
+        ("on", "1.0", ours("1.0")),
+        ("off", "1.1", "1.0 fred".to_owned()),
+    ] {
+        let backend = Backend::played();
+        let balancer = Balancer::before(&[&backend]).with("via", via).start();
+        let mut client = balancer.connect();
+        client.send(format!("GET / HTTP/{version}\r\nHost: a\r\nVia: 1.0 fred\r\n\r\n"));
+        let mut peer = backend.next();
+        assert_eq!(peer.head.field("Via").as_deref(), Some(want.as_str()), "{via}");
+        peer.send("HTTP/1.1 200 OK\r\nVia: 1.1 inner\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(client.head().field("Via").as_deref(), Some("1.1 inner"), "responses get none");
+    }
+}
+
+/// A backend that asks the balancer, as one does that is a balancer with a wrong target.
+#[test]
+fn a_request_that_goes_in_circles_is_answered_508() {
+    let address = Arc::new(OnceLock::new());
+    let target = Arc::clone(&address);
+    let backend = Backend::scripted(move |peer| {
+        let mut onwards = Client::connect(*target.get().unwrap());
+        onwards.send(&peer.head.octets);
+        let response = onwards.response();
+        peer.send([response.head.octets, response.body].concat());
+    });
+    let balancer = Balancer::start(&[&backend]);
+    address.set(balancer.address).unwrap();
+    let mut client = balancer.connect();
+    let response = client.get("/");
+    assert_eq!((response.status(), response.label().as_str()), (508, "via_loop"));
+    assert_eq!(backend.requests(), 5);
+    balancer.wait_for_failures("via_loop", 1);
 }
 
 #[test]

@@ -57,7 +57,48 @@ const REFUSED: &[(&[&str], Failure)] = &[
         &["GET / HTTP/1.1", HOST, "Stepflow-Instance-Id: a", "stepflow-instance-id: a"],
         Failure::InstanceRepeated,
     ),
+    (
+        &[
+            "GET / HTTP/1.1",
+            HOST,
+            VIA_US_TWICE,
+            VIA_US_TWICE,
+            "via: 1.0 A, 1.0 STEPFLOW-load-balancer",
+        ],
+        Failure::ViaLoop,
+    ),
+    (
+        &[
+            "GET / HTTP/1.1",
+            HOST,
+            "Via: 1.1 stepflow-load-balancer,1.1\tstepflow-load-balancer (c) ,HTTP/1.1  stepflow-load-balancer,",
+            VIA_US_TWICE,
+        ],
+        Failure::ViaLoop,
+    ),
 ];
+
+/// A request that came through us twice.
+const VIA_US_TWICE: &str =
+    "Via: 1.1 stepflow-load-balancer, 1.1 other, 1.1 stepflow-load-balancer (x)";
+
+#[test]
+fn a_chain_of_several_balancers_is_no_loop() {
+    for fields in [
+        &[VIA_US_TWICE, VIA_US_TWICE][..],
+        // Names that are not ours, or not where a name stands.
+        &[VIA_US_TWICE, VIA_US_TWICE, "Via: 1.1 stepflow-load-balancer.example"],
+        &[
+            VIA_US_TWICE,
+            VIA_US_TWICE,
+            "Via: stepflow-load-balancer",
+            "Via: 1.1 x stepflow-load-balancer",
+        ],
+        &[VIA_US_TWICE, VIA_US_TWICE, "X-Via: 1.1 stepflow-load-balancer"],
+    ] {
+        request(&[&["GET / HTTP/1.1", HOST], fields].concat());
+    }
+}
 
 #[test]
 fn what_has_no_single_reading_is_refused() {

@@ -3,11 +3,12 @@
 use super::*;
 
 /// What every forwarded head ends with if the client named a host and no proxy stood before us.
-const OURS: [&str; 4] = [
+const OURS: [&str; 5] = [
     "X-Forwarded-For: 192.0.2.7",
     "X-Forwarded-Proto: http",
     "X-Forwarded-Host: h",
     "X-Forwarded-By: stepflow-load-balancer",
+    "Via: 1.1 stepflow-load-balancer",
 ];
 
 fn check(lines: &[&str], want: &[&str]) {
@@ -99,7 +100,7 @@ fn what_connection_lists_ends_here_unless_it_is_protected() {
     ];
     let listing = "Connection: host, content-length, content-type, content-encoding, cache-control,\
                    stepflow-instance-id, x-forwarded-for, x-forwarded-host, x-forwarded-proto,\
-                   x-forwarded-by, x-forwarded-port, x-real-ip, forwarded, transfer-encoding";
+                   x-forwarded-by, x-forwarded-port, x-real-ip, forwarded, via, transfer-encoding";
     check_fields(&[&[listing], &kept[..]].concat(), &kept);
     check(
         &[
@@ -170,6 +171,7 @@ fn scheme_and_host_of_an_earlier_proxy_stand_and_its_name_does_not() {
             "x-forwarded-host: user.example",
             OURS[0],
             OURS[3],
+            OURS[4],
         ],
     );
 }
@@ -204,6 +206,43 @@ fn a_proxy_that_is_believed_keeps_what_it_says() {
     check_fields(
         &["X-Forwarded-Port: 443", "X-Real-IP: 203.0.113.9", "Forwarded: for=203.0.113.9"],
         &["X-Forwarded-Port: 443", "X-Real-IP: 203.0.113.9", "Forwarded: for=203.0.113.9"],
+    );
+}
+
+#[test]
+fn via_names_every_proxy_so_far_with_us_at_the_end() {
+    let front = ["GET / HTTP/1.1", "Host: h"];
+    let cases: &[(&[&str], &str)] = &[
+        (&["Via: 1.0 fred"], "1.0 fred, 1.1 stepflow-load-balancer"),
+        (
+            &["via: 1.0 fred (a, b), HTTP/2 p.example:80", "VIA:", "Via: 1.1 x"],
+            "1.0 fred (a, b), HTTP/2 p.example:80, 1.1 x, 1.1 stepflow-load-balancer",
+        ),
+        (&["Via:"], "1.1 stepflow-load-balancer"),
+        (
+            &["Connection: Via", "Via: 1.1 stepflow-load-balancer"],
+            "1.1 stepflow-load-balancer, 1.1 stepflow-load-balancer",
+        ),
+    ];
+    for (fields, want) in cases {
+        let lines = [&front[..], fields, &["A: 1"]].concat();
+        let via = format!("Via: {want}");
+        check(&lines, &[&front[..], &["A: 1"], &OURS[..4], &[via.as_str()]].concat());
+        // The same from a stranger: where a request has been is not who its client is.
+        check_for(&STRANGER, &lines, &[&front[..], &["A: 1"], &OURS[..4], &[&via]].concat());
+    }
+}
+
+#[test]
+fn where_we_say_no_via_that_of_others_stands() {
+    let silent = ClientFacts { via: Via::Unsaid, ..CLIENT };
+    let front = ["GET / HTTP/1.1", "Host: h"];
+    let fields = ["Via: 1.0 fred", "A: 1", "via: 1.1 x"];
+    let listing = ["Connection: via"];
+    check_for(
+        &silent,
+        &[&front[..], &listing, &fields].concat(),
+        &[&front[..], &fields, &OURS[..4]].concat(),
     );
 }
 
@@ -247,12 +286,16 @@ fn an_upgrade_is_asked_for_anew() {
 
 #[test]
 fn http_1_0_goes_on_as_http_1_1() {
-    let ours = [OURS[0], OURS[1], "X-Forwarded-Host: 198.51.100.1:8080", OURS[3]];
+    let via = "Via: 1.0 stepflow-load-balancer";
+    let ours = [OURS[0], OURS[1], "X-Forwarded-Host: 198.51.100.1:8080", OURS[3], via];
     check(
         &["GET /x?y HTTP/1.0", "A: 1", "Connection: keep-alive", "Expect: 100-continue"],
         &[&["GET /x?y HTTP/1.1", "A: 1", "Host: 198.51.100.1:8080"], &ours[..]].concat(),
     );
-    check(&["GET / HTTP/1.0", "host: h"], &[&["GET / HTTP/1.1", "host: h"], &OURS[..]].concat());
+    check(
+        &["GET / HTTP/1.0", "host: h"],
+        &[&["GET / HTTP/1.1", "host: h"], &OURS[..4], &[via]].concat(),
+    );
 }
 
 #[test]

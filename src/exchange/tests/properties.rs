@@ -22,7 +22,7 @@ const HOP_BY_HOP: [&str; 8] = [
 ];
 
 /// May not be removed by listing them in `Connection`.
-const PROTECTED: [&str; 13] = [
+const PROTECTED: [&str; 14] = [
     "cache-control",
     "content-encoding",
     "content-length",
@@ -30,6 +30,7 @@ const PROTECTED: [&str; 13] = [
     "forwarded",
     "host",
     "stepflow-instance-id",
+    "via",
     "x-forwarded-by",
     "x-forwarded-for",
     "x-forwarded-host",
@@ -68,6 +69,7 @@ const NAMES: &[&str] = &[
     "Transfer-Encoding",
     "transfer-encoding",
     "Upgrade",
+    "Via",
     "X-Accel-Buffering",
     "X-Forwarded-By",
     "X-Forwarded-For",
@@ -102,6 +104,7 @@ const VALUES: &[&str] = &[
     "10.0.0.1",
     "connection, host, content-length, upgrade",
     "keep-alive, upgrade, x-a",
+    "1.1 stepflow-load-balancer",
 ];
 
 fn name() -> impl Strategy<Value = String> {
@@ -184,7 +187,7 @@ fn expected_request(
     let mut want = Lines::new();
     for (name, value) in lines.iter().filter(|(name, _)| goes_on(name, lines)) {
         match name.to_ascii_lowercase().as_str() {
-            "x-forwarded-for" | "x-forwarded-by" => {}
+            "x-forwarded-for" | "x-forwarded-by" | "via" => {}
             "expect" if version == Version::Http10 => {}
             "host" => want.push((name.clone(), authority.clone())),
             _ => want.push((name.clone(), value.clone())),
@@ -201,11 +204,15 @@ fn expected_request(
         say("Connection", b"upgrade");
         say("Upgrade", protocol);
     }
-    let earlier = lines.iter().filter(|(n, _)| n.eq_ignore_ascii_case("x-forwarded-for"));
-    let mut addresses: Vec<&[u8]> =
-        earlier.map(|(_, value)| value.as_slice()).filter(|value| !value.is_empty()).collect();
-    addresses.push(CLIENT.address.as_bytes());
-    say("X-Forwarded-For", &addresses.join(&b", "[..]));
+    let behind = |wanted: &str, last: &[u8]| {
+        let earlier = lines.iter().filter(|(n, v)| n.eq_ignore_ascii_case(wanted) && !v.is_empty());
+        earlier
+            .map(|(_, value)| value.as_slice())
+            .chain([last])
+            .collect::<Vec<_>>()
+            .join(&b", "[..])
+    };
+    say("X-Forwarded-For", &behind("x-forwarded-for", CLIENT.address.as_bytes()));
     if !has("x-forwarded-proto") {
         say("X-Forwarded-Proto", b"http");
     }
@@ -213,6 +220,8 @@ fn expected_request(
         say("X-Forwarded-Host", &authority);
     }
     say("X-Forwarded-By", b"stepflow-load-balancer");
+    let protocol = if version == Version::Http10 { "1.0" } else { "1.1" };
+    say("Via", &behind("via", format!("{protocol} stepflow-load-balancer").as_bytes()));
     want
 }
 
