@@ -45,8 +45,8 @@ pub enum Announced {
 pub struct Answer<'a> {
     /// Status code.
     pub status: u16,
-    /// Media type of the body.
-    pub content_type: &'a str,
+    /// Media type of the body, if there is one.
+    pub content_type: Option<&'a str>,
     /// The body.
     pub body: &'a [u8],
 }
@@ -57,13 +57,16 @@ impl Answer<'_> {
         let mut head =
             HeadWriter::response(out, self.status, reason_phrase(self.status).as_bytes());
         head.field(b"Date", date.as_bytes());
-        head.field(b"Content-Type", self.content_type.as_bytes());
+        if let Some(content_type) = self.content_type {
+            head.field(b"Content-Type", content_type.as_bytes());
+        }
         head.field_number(b"Content-Length", self.body.len() as u64);
         head.field(b"Cache-Control", b"no-store");
         if self.status == 503 {
             head.field_number(b"Retry-After", RETRY_AFTER_SECONDS);
         }
-        if self.status == 405 {
+        // RFC 9110 §10.2.1: to a method that is not served, and to whoever asks which are.
+        if self.status == 405 || (method == Method::Options && self.status == 200) {
             head.field(b"Allow", b"GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH");
         }
         match announced {

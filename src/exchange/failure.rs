@@ -145,6 +145,10 @@ failures! {
     ExpectationUnknown: Downstream, Admit, Some(417), "expectation_unknown", "the only expectation accepted is 100-continue";
     /// More than one Stepflow-Instance-Id.
     InstanceRepeated: Downstream, Admit, Some(400), "instance_repeated", "Stepflow-Instance-Id appears more than once";
+    /// A Max-Forwards that is not one number, where it counts.
+    MaxForwardsInvalid: Downstream, Admit, Some(400), "max_forwards_invalid", "Max-Forwards is not one run of digits";
+    /// TRACE whose last station we are.
+    TraceRefused: Downstream, Admit, Some(405), "trace_refused", "TRACE is not answered here";
     /// We stand in its Via too often.
     ViaLoop: Downstream, Admit, Some(508), "via_loop", "the request has come through this balancer again and again (see Via)";
     /// The named instance is not known, or gone.

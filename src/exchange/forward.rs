@@ -66,6 +66,9 @@ pub fn write_request(
             Field::XForwardedBy => {}
             Field::Via if client.via == Via::Said => kept.via = true,
             _ if client.trust == Trust::Hearsay && field.is_testimony() => {}
+            Field::MaxForwards if admission.forwards_left.is_some() => {
+                writer.field_number(name, admission.forwards_left.unwrap_or_default());
+            }
             Field::Expect if !admission.plan.expects_continue => {}
             _ if field.is_hop_by_hop() => {}
             _ if takes_away(listed.as_ref(), index, field) => {}
@@ -81,9 +84,7 @@ pub fn write_request(
     if admission.plan.framing == Framing::Chunked {
         writer.field(b"Transfer-Encoding", b"chunked");
     }
-    if let Some(protocol) = admission.upgrade {
-        writer.field(b"Connection", b"upgrade").field(b"Upgrade", protocol);
-    }
+    write_connection(&mut writer, admission);
     // A chain that is not believed is no chain: whoever reads the first address of the list would
     // otherwise read what the client made up.
     match client.trust == Trust::Believed && kept.forwarded_for {
@@ -132,6 +133,23 @@ impl Kept {
             Field::XForwardedHost => self.forwarded_host = true,
             _ => {}
         }
+    }
+}
+
+/// What this one connection is asked for. Of `TE` only `trailers` goes on, because transfer codings
+/// end at us; it needs its place in `Connection` (RFC 9110 §10.1.4).
+fn write_connection(writer: &mut HeadWriter<'_>, admission: &Admission<'_>) {
+    match (admission.upgrade, admission.takes_trailers) {
+        (None, false) => return,
+        (Some(_), false) => writer.field(b"Connection", b"upgrade"),
+        (None, true) => writer.field(b"Connection", b"TE"),
+        (Some(_), true) => writer.field_list(b"Connection", [&b"upgrade"[..], b"TE"]),
+    };
+    if let Some(protocol) = admission.upgrade {
+        writer.field(b"Upgrade", protocol);
+    }
+    if admission.takes_trailers {
+        writer.field(b"TE", b"trailers");
     }
 }
 

@@ -28,7 +28,7 @@ pub use deadline::{DeadlineTable, Tick, Timer};
 pub use failure::{Failure, Origin, Stage};
 pub use forward::{ClientFacts, SELF_NAME, Via, write_request, write_response};
 pub use plan::{
-    Admission, ErrorFormat, Flush, Persistence, RequestPlan, ResponsePlan, Then, admit,
+    Admission, ErrorFormat, Flush, Persistence, Recipient, RequestPlan, ResponsePlan, Then, admit,
     error_format, plan_response,
 };
 pub use retry::{Attempt, Retry, Sent, may_retry};

@@ -66,6 +66,21 @@ pub struct Admission<'a> {
     pub(super) connection_lists_fields: bool,
     /// Value of `Upgrade` to forward.
     pub(super) upgrade: Option<&'a [u8]>,
+    /// Who answers.
+    pub recipient: Recipient,
+    /// `Max-Forwards` to forward in place of the one received.
+    pub(super) forwards_left: Option<u64>,
+    /// The client takes trailers.
+    pub(super) takes_trailers: bool,
+}
+
+/// Who answers a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recipient {
+    /// A backend.
+    Backend,
+    /// We, because its `Max-Forwards` says that it ends here.
+    Ourselves,
 }
 
 /// Decides whether a request is served, and what it asks for.
@@ -107,6 +122,13 @@ pub fn admit<'a>(head: &RequestHead<'a>) -> Result<Admission<'a>, Failure> {
             // Towards a backend that speaks it, `h2c` would open a tunnel past every check here.
             && !names_h2c(protocol)
     });
+    let forwards = seen.max_forwards.number_for(head.method)?;
+    let recipient = match forwards {
+        // RFC 9110 §9.3.8: an answer would repeat the request, cookies and credentials included.
+        Some(0) if head.method == Method::Trace => return Err(Failure::TraceRefused),
+        Some(0) => Recipient::Ourselves,
+        Some(_) | None => Recipient::Backend,
+    };
     let plan = RequestPlan {
         method: head.method,
         version: head.version,
@@ -123,6 +145,10 @@ pub fn admit<'a>(head: &RequestHead<'a>) -> Result<Admission<'a>, Failure> {
         instance: seen.instance,
         connection_lists_fields: seen.tokens.lists_fields,
         upgrade,
+        recipient,
+        forwards_left: forwards.and_then(|forwards| forwards.checked_sub(1)),
+        // HTTP/1.0 has no chunks, and so no place for trailers.
+        takes_trailers: seen.takes_trailers && head.version == Version::Http11,
     })
 }
 
@@ -164,6 +190,38 @@ struct Seen<'a> {
     speaks_json: bool,
     /// Members of `Via` that name us.
     via_ours: usize,
+    max_forwards: MaxForwards<'a>,
+    takes_trailers: bool,
+}
+
+/// `Max-Forwards`, before it is known whether it means anything.
+#[derive(Clone, Copy, Default)]
+enum MaxForwards<'a> {
+    #[default]
+    Absent,
+    Once(&'a [u8]),
+    Repeated,
+}
+
+impl MaxForwards<'_> {
+    /// How often the request may still be forwarded, where that is limited. For methods other than
+    /// these two the field is to be ignored (RFC 9110 §7.6.2).
+    fn number_for(self, method: Method) -> Result<Option<u64>, Failure> {
+        if !matches!(method, Method::Options | Method::Trace) {
+            return Ok(None);
+        }
+        match self {
+            Self::Absent => Ok(None),
+            Self::Once(digits) if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) => {
+                // A number beyond ours is forwarded as the greatest that we know.
+                let number = digits.iter().fold(0_u64, |number, digit| {
+                    number.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+                });
+                Ok(Some(number))
+            }
+            Self::Once(_) | Self::Repeated => Err(Failure::MaxForwardsInvalid),
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -215,6 +273,17 @@ impl<'a> Seen<'a> {
             Field::ContentType => self.speaks_json |= list_contains(value, b"application/json"),
             Field::StepflowInstanceId if self.instance.replace(value).is_some() => {
                 return Err(Failure::InstanceRepeated);
+            }
+            Field::MaxForwards => {
+                self.max_forwards = match self.max_forwards {
+                    MaxForwards::Absent => MaxForwards::Once(value),
+                    MaxForwards::Once(_) | MaxForwards::Repeated => MaxForwards::Repeated,
+                };
+            }
+            // A member with parameters is no `trailers` (RFC 9110 §10.1.4).
+            Field::Te => {
+                let mut members = connection_tokens(value);
+                self.takes_trailers |= members.any(|m| m.eq_ignore_ascii_case(b"trailers"));
             }
             Field::Via => self.via_ours += value.split(|b| *b == b',').filter(names_us).count(),
             _ => {}

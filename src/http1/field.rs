@@ -14,6 +14,7 @@ pub enum Field {
     Forwarded,
     Host,
     KeepAlive,
+    MaxForwards,
     ProxyAuthenticate,
     ProxyAuthorization,
     ProxyConnection,
@@ -51,6 +52,7 @@ impl Field {
             9 if is(b"x-real-ip") => Self::XRealIp,
             10 if is(b"connection") => Self::Connection,
             10 if is(b"keep-alive") => Self::KeepAlive,
+            12 if is(b"max-forwards") => Self::MaxForwards,
             12 if is(b"content-type") => Self::ContentType,
             13 if is(b"cache-control") => Self::CacheControl,
             14 if is(b"content-length") => Self::ContentLength,
@@ -116,6 +118,7 @@ impl Field {
                     | Self::ContentLength
                     | Self::ContentType
                     | Self::Host
+                    | Self::MaxForwards
                     | Self::StepflowInstanceId
                     | Self::Via
             )

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     exchange::{
         Announced, Answer, Attempt, ClientFacts, CloseReason, ErrorContext, ErrorFormat, Failure,
-        Fate, Origin, Persistence, RequestPlan, Retry, Sent, Via, admit, error_format,
+        Fate, Origin, Persistence, Recipient, RequestPlan, Retry, Sent, Via, admit, error_format,
         health_answer, may_retry, write_request,
     },
     http1::{Body, HttpDate, Method, Version, field_storage, parse_request},
@@ -75,7 +75,7 @@ pub(super) struct Account {
     /// Counts the exchange against its backend, until the account is closed.
     in_flight: Option<InFlight>,
     routed: Routed,
-    /// The client wants its connection to end.
+    /// The connection ends with the exchange: the client wants it so, or its body is not read.
     closes: bool,
     /// The client is getting an event stream.
     pub(super) is_event_stream: bool,
@@ -98,10 +98,19 @@ pub(super) struct Request {
 
 enum Prepared {
     Forward(Request),
-    Health,
+    Answer(Own),
     Refuse(Failure),
     /// It names an instance by a name that no instance can have.
     Nobody(String),
+}
+
+/// What the balancer answers itself without a failure.
+#[derive(Clone, Copy)]
+enum Own {
+    /// Its health.
+    Health,
+    /// What may be asked, to an `OPTIONS` that ends here.
+    Options,
 }
 
 async fn exchange(worker: &Rc<Worker>, client: &mut Client<'_>) -> Fate {
@@ -119,7 +128,7 @@ async fn exchange(worker: &Rc<Worker>, client: &mut Client<'_>) -> Fate {
     let mut account = Account::new(arrived.at);
     let request = match prepare(worker, client, &arrived, &mut account) {
         Prepared::Forward(request) => request,
-        Prepared::Health => return answer_health(worker, client, account).await,
+        Prepared::Answer(own) => return answer_own(worker, client, account, own).await,
         Prepared::Refuse(failure) => {
             return refuse(worker, client, account, failure, Then::Close, None).await;
         }
@@ -204,9 +213,13 @@ fn prepare(
     account.error_format = plan.error_format;
     account.closes = plan.persistence == Persistence::Close;
     let mut body = Body::new(plan.framing);
-    let is_own = worker.config.health_endpoint.as_ref().is_some_and(|p| p.as_bytes() == path)
+    let is_health = worker.config.health_endpoint.as_ref().is_some_and(|p| p.as_bytes() == path)
         && matches!(plan.method, Method::Get | Method::Head)
         && body.is_done();
+    let own = match admission.recipient {
+        Recipient::Ourselves => Some(Own::Options),
+        Recipient::Backend => is_health.then_some(Own::Health),
+    };
     let affinity = Affinity::read(admission.instance);
     let instance = match affinity {
         Affinity::Any => None,
@@ -217,7 +230,7 @@ fn prepare(
         Affinity::Instance(id) => worker.instance_id(id),
     };
     let mut outgoing = worker.buffers.take(Size::Small);
-    if !is_own {
+    if own.is_none() {
         let facts = ClientFacts {
             address: &client.address_text,
             trust: client.trust,
@@ -235,12 +248,14 @@ fn prepare(
     account.bytes_up = body_octets as u64;
     account.routed = if instance.is_some() { Routed::Affinity } else { Routed::Balanced };
     client.consume(arrived.head.end + body_octets);
-    match is_own {
-        true => {
+    match own {
+        Some(own) => {
             worker.buffers.give(outgoing);
-            Prepared::Health
+            // A body that nobody reads hides where the next request begins.
+            account.closes |= !body.is_done();
+            Prepared::Answer(own)
         }
-        false => Prepared::Forward(Request { plan, instance, octets: outgoing, body }),
+        None => Prepared::Forward(Request { plan, instance, octets: outgoing, body }),
     }
 }
 
@@ -390,19 +405,30 @@ async fn refuse(
     };
     let context = ErrorContext { instance, backends: worker.table.borrow().counts() };
     let (body, content_type) = failure.body(account.error_format, &context);
-    let answer = Answer { status, content_type, body: &body };
+    let answer = Answer { status, content_type: Some(content_type), body: &body };
     let fate = send(worker, client, &mut account, &answer, then).await;
     account.close(worker, client, Some(failure));
     fate
 }
 
-async fn answer_health(worker: &Rc<Worker>, client: &mut Client<'_>, mut account: Account) -> Fate {
+async fn answer_own(
+    worker: &Rc<Worker>,
+    client: &mut Client<'_>,
+    mut account: Account,
+    own: Own,
+) -> Fate {
     let (phase, counts) = (worker.phase(), worker.table.borrow().counts());
-    let (status, body) = health_answer(phase, counts);
+    let (status, content_type, body) = match own {
+        Own::Health => {
+            let (status, body) = health_answer(phase, counts);
+            (status, Some("application/json"), body)
+        }
+        Own::Options => (200, None, Vec::new()),
+    };
     let closes = phase != Phase::Serving || client.has_ended() || account.closes;
     let then = if closes { Then::Close } else { Then::Continue };
     account.routed = Routed::Own;
-    let answer = Answer { status, content_type: "application/json", body: &body };
+    let answer = Answer { status, content_type, body: &body };
     let fate = send(worker, client, &mut account, &answer, then).await;
     account.close(worker, client, None);
     fate

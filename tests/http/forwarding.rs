@@ -108,7 +108,7 @@ fn any_method_goes_through_but_connect() {
 fn fields_of_one_connection_stay_on_it() {
     let Exchange { client, peer, .. } = &mut exchange(
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, X-Hop\r\nconnection: x-other\r\n\
-         X-Hop: 1\r\nX-OTHER: 2\r\nKeep-Alive: timeout=5\r\nTE: trailers\r\n\
+         X-Hop: 1\r\nX-OTHER: 2\r\nKeep-Alive: timeout=5\r\nTE: gzip\r\n\
          Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic eA==\r\n\
          Proxy-Authenticate: Basic\r\nX-Stays: 3\r\n\r\n",
         "HTTP/1.1 200 OK\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n\
@@ -240,6 +240,65 @@ fn a_request_that_goes_in_circles_is_answered_508() {
     assert_eq!((response.status(), response.label().as_str()), (508, "via_loop"));
     assert_eq!(backend.requests(), 5);
     balancer.wait_for_failures("via_loop", 1);
+}
+
+#[test]
+fn a_client_that_takes_trailers_says_so_to_the_backend() {
+    let Exchange { peer, .. } = &mut exchange(
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: TE\r\nTE: trailers, gzip\r\n\r\n",
+        OK,
+    );
+    assert_eq!(peer.head.field("Connection").as_deref(), Some("TE"));
+    assert_eq!(peer.head.field("TE").as_deref(), Some("trailers"));
+}
+
+#[test]
+fn max_forwards_counts_down_and_ends_here_at_zero() {
+    let backend = Backend::fine();
+    let balancer = Balancer::start(&[&backend]);
+    let mut client = balancer.connect();
+    let ask = |client: &mut Client, method: &str, hops: &str| {
+        client.ask(format!(
+            "{method} /x HTTP/1.1\r\nHost: a\r\nMax-Forwards: {hops}\r\nContent-Length: 2\r\n\r\nhi"
+        ))
+    };
+    for (method, hops, want) in [("OPTIONS", "1", "0"), ("TRACE", "3", "2"), ("GET", "0", "0")] {
+        assert_eq!(ask(&mut client, method, hops).text(), "ok", "{method}");
+        let seen = String::from_utf8(backend.connections().concat()).unwrap();
+        let line = format!("Max-Forwards: {want}\r\n");
+        let head = seen.rsplit(&format!("{method} /x ")).next().unwrap();
+        assert!(head.contains(&line), "{line:?} not in {head:?}");
+    }
+    let before = backend.requests();
+    // The answer of the last station; the connection goes on.
+    for _ in 0..2 {
+        let response = ask(&mut client, "OPTIONS", "0");
+        assert_eq!((response.status(), response.text().as_str()), (200, ""));
+        assert!(response.head.field("Allow").unwrap().contains("POST"), "{response:?}");
+        assert!(!response.head.has("Content-Type"), "{response:?}");
+        assert_eq!(response.head.field("Content-Length").as_deref(), Some("0"));
+    }
+    let response = ask(&mut client, "TRACE", "0");
+    assert_eq!((response.status(), response.label().as_str()), (405, "trace_refused"));
+    assert!(response.head.has("Allow"));
+    client.expect_end();
+    let response = ask(&mut balancer.connect(), "OPTIONS", "x");
+    assert_eq!((response.status(), response.label().as_str()), (400, "max_forwards_invalid"));
+    assert_eq!(backend.requests(), before);
+}
+
+#[test]
+fn an_answer_that_comes_before_its_body_ends_the_connection() {
+    let backend = Backend::fine();
+    let balancer = Balancer::start(&[&backend]);
+    let mut client = balancer.connect();
+    let head = "OPTIONS * HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n";
+    client.send(format!("{head}Content-Length: 50\r\n\r\nGET / HTTP/1.1\r\n"));
+    let response = client.response();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.head.field("Connection").as_deref(), Some("close"));
+    client.expect_end();
+    backend.assert_untouched();
 }
 
 #[test]

@@ -57,6 +57,16 @@ const REFUSED: &[(&[&str], Failure)] = &[
         &["GET / HTTP/1.1", HOST, "Stepflow-Instance-Id: a", "stepflow-instance-id: a"],
         Failure::InstanceRepeated,
     ),
+    (&["OPTIONS * HTTP/1.1", HOST, "Max-Forwards: -1"], Failure::MaxForwardsInvalid),
+    (&["OPTIONS * HTTP/1.1", HOST, "Max-Forwards:"], Failure::MaxForwardsInvalid),
+    (&["TRACE / HTTP/1.1", HOST, "Max-Forwards: 1, 1"], Failure::MaxForwardsInvalid),
+    (&["TRACE / HTTP/1.1", HOST, "Max-Forwards: 1.0"], Failure::MaxForwardsInvalid),
+    (
+        &["TRACE / HTTP/1.1", HOST, "Max-Forwards: 1", "max-forwards: 1"],
+        Failure::MaxForwardsInvalid,
+    ),
+    (&["TRACE / HTTP/1.1", HOST, "Max-Forwards: 0"], Failure::TraceRefused),
+    (&["TRACE / HTTP/1.0", HOST, "Max-Forwards: 00"], Failure::TraceRefused),
     (
         &[
             "GET / HTTP/1.1",
@@ -81,6 +91,24 @@ const REFUSED: &[(&[&str], Failure)] = &[
 /// A request that came through us twice.
 const VIA_US_TWICE: &str =
     "Via: 1.1 stepflow-load-balancer, 1.1 other, 1.1 stepflow-load-balancer (x)";
+
+#[test]
+fn a_request_ends_here_when_it_may_not_be_forwarded() {
+    let cases: &[(&[&str], Recipient)] = &[
+        (&["OPTIONS * HTTP/1.1", HOST, "Max-Forwards: 0"], Recipient::Ourselves),
+        (&["OPTIONS /x HTTP/1.0", "Max-Forwards: 000"], Recipient::Ourselves),
+        (&["OPTIONS * HTTP/1.1", HOST, "Max-Forwards: 1"], Recipient::Backend),
+        (&["OPTIONS * HTTP/1.1", HOST], Recipient::Backend),
+        (&["TRACE / HTTP/1.1", HOST, "Max-Forwards: 1"], Recipient::Backend),
+        (&["TRACE / HTTP/1.1", HOST], Recipient::Backend),
+        (&["GET / HTTP/1.1", HOST, "Max-Forwards: 0"], Recipient::Backend),
+        (&["Options / HTTP/1.1", HOST, "Max-Forwards: 0"], Recipient::Backend),
+    ];
+    for (lines, want) in cases {
+        let got = with_request(&head(lines), |head| admit(head).unwrap().recipient);
+        assert_eq!(got, *want, "{lines:?}");
+    }
+}
 
 #[test]
 fn a_chain_of_several_balancers_is_no_loop() {

@@ -63,7 +63,7 @@ fn what_belongs_to_one_connection_ends_here() {
             "Connection: keep-alive",
             "KEEP-ALIVE: timeout=5",
             "Proxy-Connection: keep-alive",
-            "TE: trailers",
+            "TE: gzip;q=0.5, deflate",
             "Upgrade: websocket",
             "Proxy-Authorization: Basic x",
             "Proxy-Authenticate: Basic",
@@ -282,6 +282,56 @@ fn an_upgrade_is_asked_for_anew() {
         &["Connection: upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: x"],
         &[],
     );
+}
+
+#[test]
+fn of_te_only_trailers_goes_on() {
+    let asked = ["Connection: TE", "TE: trailers"];
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["TE: trailers"], &asked),
+        (&["Connection: TE", "te: gzip;q=0.5 , Trailers"], &asked),
+        (&["TE: gzip", "TE: trailers"], &asked),
+        (&["TE:"], &[]),
+        (&["Connection: TE", "TE: chunked"], &[]),
+        // A weight makes a coding of it, which is none.
+        (&["TE: trailers;q=0"], &[]),
+        (&["TE: x-trailers, \"trailers\""], &[]),
+        (
+            &["TE: trailers", "Connection: upgrade, te", "Upgrade: websocket"],
+            &["Connection: upgrade, TE", "Upgrade: websocket", "TE: trailers"],
+        ),
+    ];
+    for (fields, want) in cases {
+        check_fields(fields, want);
+    }
+    let got = forwarded(&head(&["GET / HTTP/1.0", "Host: h", "TE: trailers", "Connection: TE"]));
+    assert!(!got.escape_ascii().to_string().contains("TE:"), "{}", got.escape_ascii());
+}
+
+#[test]
+fn max_forwards_counts_down_where_it_means_something() {
+    let cases: &[(&str, &[&str], &[&str])] = &[
+        ("OPTIONS", &["Max-Forwards: 1"], &["Max-Forwards: 0"]),
+        ("TRACE", &["max-FORWARDS:  010 ", "A: 1"], &["max-FORWARDS: 9", "A: 1"]),
+        // No Connection line can hide how far it has come.
+        ("TRACE", &["Connection: Max-Forwards", "Max-Forwards: 7"], &["Max-Forwards: 6"]),
+        ("OPTIONS", &["A: 1"], &["A: 1"]),
+        // The lesser of one less and the greatest that we know.
+        (
+            "OPTIONS",
+            &["Max-Forwards: 99999999999999999999999"],
+            &["Max-Forwards: 18446744073709551614"],
+        ),
+        // Elsewhere it means nothing, whatever it says.
+        ("GET", &["Max-Forwards: 0"], &["Max-Forwards: 0"]),
+        ("POST", &["Max-Forwards: x", "Max-Forwards: 1"], &["Max-Forwards: x", "Max-Forwards: 1"]),
+        ("options", &["Max-Forwards: 3"], &["Max-Forwards: 3"]),
+    ];
+    for (method, fields, want) in cases {
+        let line = format!("{method} / HTTP/1.1");
+        let front = [line.as_str(), "Host: h"];
+        check(&[&front[..], fields].concat(), &[&front[..], want, &OURS].concat());
+    }
 }
 
 #[test]

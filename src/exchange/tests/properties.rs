@@ -22,13 +22,14 @@ const HOP_BY_HOP: [&str; 8] = [
 ];
 
 /// May not be removed by listing them in `Connection`.
-const PROTECTED: [&str; 14] = [
+const PROTECTED: [&str; 15] = [
     "cache-control",
     "content-encoding",
     "content-length",
     "content-type",
     "forwarded",
     "host",
+    "max-forwards",
     "stepflow-instance-id",
     "via",
     "x-forwarded-by",
@@ -65,6 +66,8 @@ const NAMES: &[&str] = &[
     "Keep-Alive",
     "Proxy-Authorization",
     "TE",
+    "te",
+    "Max-Forwards",
     "Stepflow-Instance-Id",
     "Transfer-Encoding",
     "transfer-encoding",
@@ -105,6 +108,8 @@ const VALUES: &[&str] = &[
     "connection, host, content-length, upgrade",
     "keep-alive, upgrade, x-a",
     "1.1 stepflow-load-balancer",
+    "trailers",
+    "gzip;q=0.5, Trailers",
 ];
 
 fn name() -> impl Strategy<Value = String> {
@@ -172,6 +177,7 @@ fn goes_on(name: &str, lines: &Lines) -> bool {
 
 /// What a backend must get, told line by line: the lines that go on, in order, then ours.
 fn expected_request(
+    method: Method,
     version: Version,
     lines: &Lines,
     admission: &Admission<'_>,
@@ -190,6 +196,10 @@ fn expected_request(
             "x-forwarded-for" | "x-forwarded-by" | "via" => {}
             "expect" if version == Version::Http10 => {}
             "host" => want.push((name.clone(), authority.clone())),
+            "max-forwards" if method == Method::Options => {
+                let number: u64 = std::str::from_utf8(value).unwrap().parse().unwrap();
+                want.push((name.clone(), (number - 1).to_string().into_bytes()));
+            }
             _ => want.push((name.clone(), value.clone())),
         }
     }
@@ -200,9 +210,21 @@ fn expected_request(
     if has("transfer-encoding") {
         say("Transfer-Encoding", b"chunked");
     }
+    let takes_trailers = version == Version::Http11
+        && lines.iter().any(|(name, value)| {
+            name.eq_ignore_ascii_case("te") && value.to_ascii_lowercase().ends_with(b"trailers")
+        });
+    let connection = [(admission.upgrade.is_some(), "upgrade"), (takes_trailers, "TE")];
+    let connection = connection.iter().filter(|(is_asked, _)| *is_asked);
+    let connection: Vec<&str> = connection.map(|(_, token)| *token).collect();
+    if !connection.is_empty() {
+        say("Connection", connection.join(", ").as_bytes());
+    }
     if let Some(protocol) = admission.upgrade {
-        say("Connection", b"upgrade");
         say("Upgrade", protocol);
+    }
+    if takes_trailers {
+        say("TE", b"trailers");
     }
     let behind = |wanted: &str, last: &[u8]| {
         let earlier = lines.iter().filter(|(n, v)| n.eq_ignore_ascii_case(wanted) && !v.is_empty());
@@ -245,6 +267,9 @@ fn check_request(octets: &[u8], client: &ClientFacts<'_>) -> Result<bool, TestCa
         }
     };
     let Ok(admission) = admit(&parsed) else { return Ok(false) };
+    if admission.recipient == Recipient::Ourselves {
+        return Ok(false);
+    }
     let mut out = Vec::new();
     write_request(&mut out, &parsed, &admission, client);
 
@@ -257,7 +282,13 @@ fn check_request(octets: &[u8], client: &ClientFacts<'_>) -> Result<bool, TestCa
     prop_assert_eq!(again.method_token, parsed.method_token);
     prop_assert_eq!(again.target.forwarded(), parsed.target.forwarded());
     prop_assert_eq!(again.version, Version::Http11);
-    let want = expected_request(parsed.version, &owned(parsed.fields), &admission, client.trust);
+    let want = expected_request(
+        parsed.method,
+        parsed.version,
+        &owned(parsed.fields),
+        &admission,
+        client.trust,
+    );
     prop_assert_eq!(owned(again.fields), want);
 
     // A backend that reads as we do decides as we did: no smuggling past our own eyes.
