@@ -70,6 +70,8 @@ impl Draft {
                 keep_alive: Duration::ZERO,
                 connect: Duration::ZERO,
                 body: Duration::ZERO,
+                response_head: None,
+                tunnel_idle: None,
                 upstream_idle: Duration::ZERO,
                 instance_retry: Duration::ZERO,
                 drain_grace: Duration::ZERO,

@@ -166,6 +166,10 @@ pub struct Timeouts {
     pub connect: Duration,
     /// Without progress on a body of known length, or a client that does not take what we send.
     pub body: Duration,
+    /// From the end of a request to the end of the final response head; `None` waits for ever.
+    pub response_head: Option<Duration>,
+    /// Without an octet in either direction of a tunnel; `None` waits for ever.
+    pub tunnel_idle: Option<Duration>,
     /// A pooled upstream connection is dropped after this long without use. Must be shorter than
     /// the backends' own keep-alive, or requests meet connections that are about to close.
     pub upstream_idle: Duration,

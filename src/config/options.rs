@@ -11,7 +11,8 @@ use super::{
     AccessLog, Algorithm, IoDriver, LogFormat,
     draft::Draft,
     units::{
-        self, ADDRESS, DURATION, PATH_OR_OFF, POSITIVE_DURATION, Parsed, Refusal, SERVER_LIST,
+        self, ADDRESS, DURATION, DURATION_OR_OFF, PATH_OR_OFF, POSITIVE_DURATION, Parsed, Refusal,
+        SERVER_LIST,
     },
 };
 use crate::model::{Target, TrustedProxies};
@@ -315,6 +316,30 @@ pub static SETTINGS: &[Setting] = &[
         help: "Longest time without progress on a body; event streams have no such limit",
         group: "Timeouts",
         apply: |draft, text| units::positive_duration(text).map(|d| draft.config.timeouts.body = d),
+    },
+    Setting {
+        key: "response_head_timeout",
+        flag: "response-head-timeout",
+        environment: "STEPFLOW_LB_RESPONSE_HEAD_TIMEOUT",
+        default: "off",
+        accepted: DURATION_OR_OFF,
+        help: "Longest wait for a response head once the request is sent; then 504",
+        group: "Timeouts",
+        apply: |draft, text| {
+            units::duration_or_off(text).map(|d| draft.config.timeouts.response_head = d)
+        },
+    },
+    Setting {
+        key: "tunnel_idle_timeout",
+        flag: "tunnel-idle-timeout",
+        environment: "STEPFLOW_LB_TUNNEL_IDLE_TIMEOUT",
+        default: "1h",
+        accepted: DURATION_OR_OFF,
+        help: "How long an upgraded connection may carry nothing in either direction",
+        group: "Timeouts",
+        apply: |draft, text| {
+            units::duration_or_off(text).map(|d| draft.config.timeouts.tunnel_idle = d)
+        },
     },
     Setting {
         key: "upstream_idle_timeout",

@@ -25,6 +25,8 @@ pub(super) type Parsed<T> = Result<T, Refusal>;
 pub(super) const POSITIVE_DURATION: &str = "a duration such as 10, 500ms, 1m; greater than 0";
 /// Accepted by [`duration`].
 pub(super) const DURATION: &str = "a duration such as 10, 500ms, 1m; 0 is allowed";
+/// Accepted by [`duration_or_off`].
+pub(super) const DURATION_OR_OFF: &str = "a duration such as 10, 500ms, 1m; greater than 0; or off";
 /// Accepted by [`SocketAddr`]'s parser.
 pub(super) const ADDRESS: &str = "ip:port such as 0.0.0.0:8080 or [::]:8080";
 /// Accepted by [`path_or_off`].
@@ -82,6 +84,22 @@ pub(super) fn duration(text: &str) -> Parsed<Duration> {
 /// As [`duration`], and for zero.
 pub(super) fn positive_duration(text: &str) -> Parsed<Duration> {
     duration(text).and_then(|d| if d.is_zero() { Err(Refusal::Form) } else { Ok(d) })
+}
+
+/// A duration that is not zero, or `off`.
+///
+/// # Errors
+/// As [`positive_duration`].
+pub(super) fn duration_or_off(text: &str) -> Parsed<Option<Duration>> {
+    or_off(text, positive_duration)
+}
+
+/// `off`, or what another parser takes.
+///
+/// # Errors
+/// Those of the other parser.
+pub(super) fn or_off<T>(text: &str, parse: impl FnOnce(&str) -> Parsed<T>) -> Parsed<Option<T>> {
+    if text.eq_ignore_ascii_case("off") { Ok(None) } else { parse(text).map(Some) }
 }
 
 /// A number of octets between two bounds. `kB` and `MB` are powers of 1000, `KiB` and `MiB` of
@@ -225,6 +243,15 @@ mod tests {
         }
         for text in ["0", "0ms", "0.000"] {
             assert_eq!(positive_duration(text), Err(Refusal::Form), "{text}");
+        }
+    }
+
+    #[test]
+    fn off_is_no_value_and_zero_is_none() {
+        assert_eq!(duration_or_off("Off"), Ok(None));
+        assert_eq!(duration_or_off("1m"), Ok(Some(Duration::from_secs(60))));
+        for text in ["0", "none", "of", "-1"] {
+            assert_eq!(duration_or_off(text), Err(Refusal::Form), "{text}");
         }
     }
 

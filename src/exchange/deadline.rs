@@ -42,25 +42,31 @@ pub enum Timer {
     RequestBody,
     /// The backend taking what we sent.
     BackendWrite,
+    /// The head of the final response.
+    ResponseHead,
     /// The next octet of a response body of known length.
     ResponseBody,
     /// The rest of a small body, so that it leaves together with its head.
     Coalesce,
     /// The client taking what we sent.
     ClientWrite,
+    /// An octet in either direction of a tunnel.
+    TunnelIdle,
     /// A client that was told to close, closing.
     Linger,
 }
 
-const TIMERS: [Timer; 9] = [
+const TIMERS: [Timer; 11] = [
     Timer::KeepAlive,
     Timer::RequestHead,
     Timer::Connect,
     Timer::RequestBody,
     Timer::BackendWrite,
+    Timer::ResponseHead,
     Timer::ResponseBody,
     Timer::Coalesce,
     Timer::ClientWrite,
+    Timer::TunnelIdle,
     Timer::Linger,
 ];
 

@@ -167,6 +167,8 @@ failures! {
     BackendClosed: Upstream, Forward, Some(502), "backend_closed", "the backend closed the connection before it answered";
     /// The response head does not parse or is too large.
     ResponseHead: Upstream, Relay, Some(502), "response_head", "the backend's response head is malformed or too large";
+    /// The backend did not answer within `response_head_timeout`.
+    ResponseHeadTimeout: Upstream, Relay, Some(504), "response_head_timeout", "the backend did not answer within response_head_timeout";
     /// The response's length has no one reading.
     ResponseFraming: Upstream, Relay, Some(502), "response_framing", "the backend's response has no single length";
     /// 101 that nobody asked for.
@@ -185,6 +187,8 @@ failures! {
     ResponseBodyTimeout: Upstream, Relay, None, "response_body_timeout", "the backend's response body stopped arriving";
     /// The backend closed inside the response.
     ResponseTruncated: Upstream, Relay, None, "response_truncated", "the backend closed inside its response";
+    /// A tunnel carried nothing for `tunnel_idle_timeout`.
+    TunnelIdle: Internal, Relay, None, "tunnel_idle", "the tunnel carried nothing within tunnel_idle_timeout";
     /// The client left before the response ended.
     ClientGone: Downstream, Relay, None, "client_gone", "the client left before the response ended";
     /// The client stopped taking the response.

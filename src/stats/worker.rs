@@ -3,7 +3,7 @@
 use super::{Counter, Gauge, Series};
 
 /// Places for failure labels; `exchange::FailureKind` asserts that it needs no more.
-pub const FAILURES_MAX: usize = 48;
+pub const FAILURES_MAX: usize = 64;
 
 /// Counts of one worker. Only that worker writes them.
 #[derive(Debug, Default)]

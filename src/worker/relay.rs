@@ -19,7 +19,7 @@ use super::{
     buffer::Size,
     client::{Client, Departure},
     http::{Account, Request},
-    tunnel,
+    tunnel::{self, Copied},
 };
 use crate::{
     exchange::{
@@ -76,6 +76,7 @@ pub(super) async fn run(
         upload: None,
         departure_ends: request.plan.accepts_event_stream,
         response_begun: false,
+        awaits_head: false,
         client,
         account,
         upstream,
@@ -116,6 +117,8 @@ struct Relay<'r, 'c> {
     departure_ends: bool,
     /// An octet of the response was received.
     response_begun: bool,
+    /// The final head is still to come.
+    awaits_head: bool,
 }
 
 impl<'r> Relay<'r, '_>
@@ -139,12 +142,27 @@ where
             self.begin_upload(request.body);
         }
         // Step 7: relay.
-        let (plan, out, rest) = self.response_head(request).await?;
+        self.awaits_head = true;
+        if self.upload.is_none() {
+            self.expect_head();
+        }
+        let answered = self.response_head(request).await;
+        self.awaits_head = false;
+        self.client.alarm.clear(Timer::ResponseHead);
+        let (plan, out, rest) = answered?;
         // From here on nothing is sent again: a stream must not pin what it was asked with.
         self.worker.buffers.give(std::mem::take(&mut request.octets));
         match plan.then {
             Then::Tunnel => self.tunnel(out, rest).await,
             Then::Relay | Then::Interim | Then::Skip => self.body(plan, out, rest).await,
+        }
+    }
+
+    /// The backend has all it will get: from here on, it is its turn. Interim responses do not
+    /// prolong the wait, or a backend could send one after the other for ever.
+    fn expect_head(&self) {
+        if let Some(wait) = self.worker.config.timeouts.response_head {
+            self.client.alarm.set(Timer::ResponseHead, wait);
         }
     }
 
@@ -389,11 +407,12 @@ where
         let mut to_client = out;
         to_client.extend_from_slice(&rest);
         let Self { worker, client, upstream, .. } = self;
-        let copied = tunnel::run(worker, client.connection, upstream, to_client, to_upstream);
+        let copied = tunnel::run(worker, client, upstream, to_client, to_upstream);
         // Boxed: two copy loops would otherwise make every connection's task larger.
-        let (down, up) = Box::pin(copied).await;
+        let Copied { down, up, ended } = Box::pin(copied).await;
         self.account.bytes_down += down;
         self.account.bytes_up += up;
+        ended?;
         let closed = Fate::Close(crate::exchange::CloseReason::Incomplete);
         Ok((closed, closed))
     }
@@ -506,6 +525,9 @@ where
     }
 
     fn uploaded(&mut self, uploaded: Result<Uploaded, Failure>) -> Result<(), Failure> {
+        if self.awaits_head {
+            self.expect_head();
+        }
         match uploaded {
             Ok(Uploaded { bytes, behind }) => {
                 self.account.bytes_up += bytes;
@@ -533,6 +555,8 @@ fn expired<T>(timer: Timer) -> Result<Turn<T>, Failure> {
         Timer::RequestBody => Err(Failure::RequestBodyTimeout),
         Timer::BackendWrite => Err(Failure::BackendStalled),
         Timer::ResponseBody => Err(Failure::ResponseBodyTimeout),
+        Timer::ResponseHead => Err(Failure::ResponseHeadTimeout),
+        Timer::TunnelIdle => Err(Failure::TunnelIdle),
         Timer::Connect => Err(Failure::ConnectTimeout),
         Timer::ClientWrite | Timer::KeepAlive | Timer::RequestHead | Timer::Linger => {
             Err(Failure::ClientStalled)

@@ -1,25 +1,53 @@
 //! After `101 Switching Protocols`: octets both ways, which nobody reads (RFC 9110 §7.8).
 
-use std::{future::Future, pin::pin, rc::Rc, task::Poll};
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+};
 
-use super::{Worker, buffer::Size};
-use crate::sys::{Duplex, Readiness};
+use super::{Worker, alarm::Alarm, buffer::Size, client::Client};
+use crate::{
+    exchange::{Failure, Timer},
+    sys::{Duplex, Readiness},
+};
 
-/// Copies in both directions until both have ended, or one is broken. `to_client` and
-/// `to_upstream` are octets that arrived behind the heads. Returns the octets copied each way,
-/// towards the client first.
+/// What went through a tunnel.
+pub(super) struct Copied {
+    /// Octets towards the client.
+    pub(super) down: u64,
+    /// Octets towards the backend.
+    pub(super) up: u64,
+    /// A tunnel that either side ended is no failure.
+    pub(super) ended: Result<(), Failure>,
+}
+
+/// Copies in both directions until both have ended, one is broken, or nothing has moved in either
+/// for `tunnel_idle_timeout`. `to_client` and `to_upstream` are octets that arrived behind the
+/// heads.
 pub(super) async fn run(
     worker: &Rc<Worker>,
-    client: &Duplex,
+    client: &Client<'_>,
     upstream: &Duplex,
     to_client: Vec<u8>,
     to_upstream: Vec<u8>,
-) -> (u64, u64) {
+) -> Copied {
     let _open = worker.stats().tunnels_open.hold();
-    let mut down = pin!(copy(worker, upstream, client, to_client));
-    let mut up = pin!(copy(worker, client, upstream, to_upstream));
+    let alarm = client.alarm;
+    alarm.clear_all();
+    let progress = |counted: &Cell<u64>, n: usize| {
+        counted.set(counted.get() + n as u64);
+        expect_octets(worker, alarm);
+    };
+    expect_octets(worker, alarm);
+    let (down_bytes, up_bytes) = (Cell::new(0), Cell::new(0));
+    let client = client.connection;
+    let mut down = pin!(copy(worker, upstream, client, to_client, |n| progress(&down_bytes, n)));
+    let mut up = pin!(copy(worker, client, upstream, to_upstream, |n| progress(&up_bytes, n)));
     let (mut down_end, mut up_end) = (None, None);
-    std::future::poll_fn(|cx| {
+    let ended = poll_fn(|cx| {
         if down_end.is_none()
             && let Poll::Ready(end) = down.as_mut().poll(cx)
         {
@@ -31,51 +59,63 @@ pub(super) async fn run(
             up_end = Some(end);
         }
         match (down_end, up_end) {
-            (Some(down), Some(up)) => Poll::Ready((down.bytes, up.bytes)),
+            (Some(_), Some(_)) => Poll::Ready(Ok(())),
             // One direction is broken: the other has nobody to talk to.
-            (Some(Copied { is_broken: true, bytes }), None) => Poll::Ready((bytes, 0)),
-            (None, Some(Copied { is_broken: true, bytes })) => Poll::Ready((0, bytes)),
-            _ => Poll::Pending,
+            (Some(End::Broken), None) | (None, Some(End::Broken)) => Poll::Ready(Ok(())),
+            _ => alarm.poll_expired(cx).map(|_| Err(Failure::TunnelIdle)),
         }
     })
-    .await
+    .await;
+    alarm.clear_all();
+    Copied { down: down_bytes.get(), up: up_bytes.get(), ended }
+}
+
+fn expect_octets(worker: &Worker, alarm: &Alarm) {
+    if let Some(wait) = worker.config.timeouts.tunnel_idle {
+        alarm.set(Timer::TunnelIdle, wait);
+    }
 }
 
 #[derive(Clone, Copy)]
-struct Copied {
-    bytes: u64,
-    is_broken: bool,
+enum End {
+    OfInput,
+    Broken,
 }
 
-/// Copies one direction to its end, and hands the end on.
-async fn copy(worker: &Worker, from: &Duplex, to: &Duplex, first: Vec<u8>) -> Copied {
+/// Copies one direction to its end, and hands the end on. `progress` hears of octets when they are
+/// sent, so that a reader who takes nothing is no progress.
+async fn copy(
+    worker: &Worker,
+    from: &Duplex,
+    to: &Duplex,
+    first: Vec<u8>,
+    progress: impl Fn(usize),
+) -> End {
     let mut arrivals = pin!(from.readiness());
-    let mut bytes = first.len() as u64;
     let mut buffer = first;
     loop {
+        let octets = buffer.len();
         let (sent, sent_buffer) = to.send_all(buffer).await;
         worker.buffers.give(sent_buffer);
         if sent.is_err() {
-            return Copied { bytes, is_broken: true };
+            return End::Broken;
         }
+        progress(octets);
         // No buffer is held while nothing arrives.
         buffer = loop {
-            std::future::poll_fn(|cx| arrivals.as_mut().poll_ready(cx)).await;
+            poll_fn(|cx| arrivals.as_mut().poll_ready(cx)).await;
             let mut buffer = worker.buffers.take(Size::Large);
             match from.try_recv(&mut buffer) {
                 Ok(0) => {
                     worker.buffers.give(buffer);
                     to.finish_sending();
-                    return Copied { bytes, is_broken: false };
+                    return End::OfInput;
                 }
-                Ok(n) => {
-                    bytes += n as u64;
-                    break buffer;
-                }
+                Ok(_) => break buffer,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     worker.buffers.give(buffer);
                 }
-                Err(_) => return Copied { bytes, is_broken: true },
+                Err(_) => return End::Broken,
             }
         };
     }

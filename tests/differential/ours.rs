@@ -2,13 +2,14 @@
 
 use stepflow_load_balancer::{
     exchange::{
-        Admission, ClientFacts, Failure, RequestPlan, ResponsePlan, Then, admit, plan_response,
-        write_request, write_response,
+        Admission, ClientFacts, Failure, RequestPlan, ResponsePlan, Then, Via, admit,
+        plan_response, write_request, write_response,
     },
     http1::{
         Body, FIELDS_MAX, HeadScan, LeadingLine, RequestHead, ResponseHead, Step, Target,
         field_storage, parse_request, parse_response,
     },
+    model::Trust,
 };
 
 use crate::reading::{Kind, Message, Reading, Start, by_name};
@@ -68,7 +69,12 @@ fn pass_request(octets: &[u8]) -> Result<Passage, Stopped> {
 }
 
 fn forward(out: &mut Vec<u8>, head: &RequestHead<'_>, admission: &Admission<'_>) {
-    let client = ClientFacts { address: "192.0.2.1", local_authority: "192.0.2.2:8080" };
+    let client = ClientFacts {
+        address: "192.0.2.1",
+        trust: Trust::Hearsay,
+        local_authority: "192.0.2.2:8080",
+        via: Via::Said,
+    };
     write_request(out, head, admission, &client);
 }
 

@@ -189,3 +189,71 @@ fn a_backend_that_stops_taking_the_request_becomes_504() {
     uploading.join().unwrap();
     drop(peer);
 }
+
+#[test]
+fn a_backend_that_does_not_answer_becomes_504_and_is_not_asked_again() {
+    let (backend, other) = (Backend::played(), Backend::played());
+    let balancer =
+        Balancer::before(&[&backend, &other]).with("response_head_timeout", "300ms").start();
+    let mut client = balancer.connect();
+    // Idempotent or not: the backend may be at work. The connection goes on.
+    for method in ["GET", "POST"] {
+        client.send(format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"));
+        let response = client.response();
+        assert_eq!(
+            (response.status(), response.label().as_str()),
+            (504, "response_head_timeout"),
+            "{method}"
+        );
+    }
+    balancer.wait_for_failures("response_head_timeout", 2);
+    assert_eq!(backend.requests() + other.requests(), 2);
+    assert_eq!(balancer.metrics().sum("stepflow_lb_retries_total", &[]), 0);
+    let mut peer = if backend.has_next() { backend.next() } else { other.next() };
+    peer.wait_for_end();
+}
+
+#[test]
+fn neither_a_part_of_a_head_nor_an_interim_response_prolongs_the_wait_for_a_response() {
+    for (beginning, statuses) in [
+        ("HTTP/1.1 200 OK\r\nContent-Le", &[504_u16][..]),
+        ("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", &[103, 504]),
+    ] {
+        let backend = Backend::played();
+        let balancer = Balancer::before(&[&backend]).with("response_head_timeout", "300ms").start();
+        let mut client = balancer.connect();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut peer = backend.next();
+        peer.send(beginning);
+        for status in &statuses[..statuses.len() - 1] {
+            assert_eq!(client.head().status(), *status);
+        }
+        assert_eq!(client.response().label(), "response_head_timeout", "{beginning}");
+        peer.wait_for_end();
+    }
+}
+
+#[test]
+fn the_wait_for_a_response_begins_when_the_request_has_been_sent() {
+    let backend = Backend::played();
+    let balancer = Balancer::before(&[&backend]).with("response_head_timeout", "400ms").start();
+    let mut client = balancer.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n");
+    let mut peer = backend.next();
+    // The upload as a whole takes longer than the backend may.
+    for n in 0..6_u8 {
+        std::thread::sleep(Duration::from_millis(100));
+        client.send([n]);
+        assert_eq!(peer.take(1), [n]);
+    }
+    peer.answer("in time");
+    assert_eq!(client.response().text(), "in time");
+    // And a body may then take longer than that to come.
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    peer.next_request();
+    peer.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n");
+    assert_eq!(client.head().status(), 200);
+    client.expect_silence(Duration::from_millis(700));
+    peer.send("late");
+    assert_eq!(client.take(4), b"late");
+}

@@ -15,8 +15,13 @@ struct Tunnel {
 }
 
 fn open() -> Tunnel {
+    open_with("1h")
+}
+
+fn open_with(tunnel_idle_timeout: &str) -> Tunnel {
     let backend = Backend::played();
-    let balancer = Balancer::start(&[&backend]);
+    let balancer =
+        Balancer::before(&[&backend]).with("tunnel_idle_timeout", tunnel_idle_timeout).start();
     let mut client = balancer.connect();
     client.send(UPGRADE);
     let mut peer = backend.next();
@@ -176,4 +181,37 @@ fn an_upgrade_to_cleartext_http2_is_not_forwarded() {
     }
     let seen = String::from_utf8(backend.connections().concat()).unwrap().to_lowercase();
     assert!(!seen.contains("upgrade") && !seen.contains("http2-settings"), "{seen}");
+}
+
+#[test]
+fn a_tunnel_that_carries_nothing_is_closed_on_both_sides() {
+    let Tunnel { client, peer, balancer, .. } = &mut open_with("300ms");
+    client.send("ping");
+    assert_eq!(peer.take(4), b"ping");
+    peer.until_gone();
+    client.rest();
+    balancer.wait_for_failures("tunnel_idle", 1);
+    balancer.wait_until_quiet();
+    assert_eq!(balancer.metrics().sum("stepflow_lb_tunnels_open", &[]), 0);
+}
+
+#[test]
+fn a_tunnel_that_is_used_in_one_direction_lives_on() {
+    let Tunnel { client, peer, balancer, .. } = &mut open_with("600ms");
+    for n in 0..10_u8 {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        peer.send([n]);
+        assert_eq!(client.take(1), [n]);
+    }
+    client.send("still here");
+    assert_eq!(peer.take(10), b"still here");
+    assert_eq!(balancer.metrics().failures("tunnel_idle"), 0);
+}
+
+#[test]
+fn a_tunnel_may_be_silent_for_ever_where_that_is_wanted() {
+    let Tunnel { client, peer, .. } = &mut open_with("off");
+    client.expect_silence(std::time::Duration::from_millis(300));
+    peer.send("late");
+    assert_eq!(client.take(4), b"late");
 }
