@@ -289,8 +289,13 @@ async fn deliver(
                 Box::pin(reach).await.map_err(undelivered)?
             }
             (None, again) => {
-                let picked =
-                    again.or_else(|| worker.table.borrow_mut().pick(&tried, worker.alarms.now()));
+                let pick = |tried| worker.table.borrow_mut().pick(&tried, worker.alarms.now());
+                let mut picked = again.or_else(|| pick(tried));
+                if picked.is_none() && last == Some(Failure::ConnectTimeout) {
+                    // A backend too busy to answer a handshake in time is still better than none.
+                    tried = Tried::default();
+                    picked = pick(tried);
+                }
                 let Some(slot) = picked else {
                     return Err(undelivered(last.unwrap_or(Failure::NoHealthyBackend)));
                 };

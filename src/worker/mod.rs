@@ -21,6 +21,7 @@ mod relay;
 mod table;
 mod tunnel;
 mod upstream;
+mod waiting;
 
 use std::{
     cell::{Cell, RefCell},
@@ -54,6 +55,7 @@ use alarm::Alarms;
 use buffer::Buffers;
 use pool::Pool;
 use table::BackendTable;
+use waiting::Waiting;
 
 /// What a worker needs to start.
 pub struct WorkerParts {
@@ -106,6 +108,7 @@ struct Worker {
     all_stats: Arc<[WorkerStats]>,
     table: RefCell<BackendTable>,
     pool: RefCell<Pool<Duplex>>,
+    waiting: Waiting,
     alarms: Rc<Alarms>,
     buffers: Buffers,
     turns: Rc<Turns>,
@@ -184,6 +187,7 @@ async fn live(
         all_stats: stats,
         table: RefCell::new(BackendTable::new(index, picker, seed)),
         pool: RefCell::new(Pool::new(config.limits.idle_connections_per_backend_max)),
+        waiting: Waiting::default(),
         alarms: Alarms::new(Instant::now()),
         buffers: Buffers::default(),
         turns,
@@ -321,6 +325,7 @@ mod tests {
             all_stats: stats,
             table: RefCell::new(BackendTable::new(0, Picker::LeastConnections, 1)),
             pool: RefCell::new(Pool::new(1)),
+            waiting: Waiting::default(),
             alarms: Alarms::new(Instant::now()),
             buffers: Buffers::default(),
             turns: Turns::new().unwrap().0,

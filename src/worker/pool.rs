@@ -34,6 +34,11 @@ impl<C> Pool<C> {
         self.len
     }
 
+    /// Whether anything is idle for a backend.
+    pub(super) fn has(&self, slot: Slot) -> bool {
+        self.by_slot.get(slot.0 as usize).is_some_and(|idle| !idle.is_empty())
+    }
+
     /// Takes the newest that has not expired.
     pub(super) fn take(&mut self, slot: Slot, now: Tick) -> Option<C> {
         let idle = self.by_slot.get_mut(slot.0 as usize)?;

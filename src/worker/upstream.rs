@@ -57,20 +57,28 @@ pub(super) async fn checkout(
     slot: Slot,
     freshness: Freshness,
 ) -> Result<Checkout, Failure> {
-    if freshness == Freshness::Any {
-        while let Some(connection) = take_idle(worker, slot) {
-            match connection.peek() {
-                Peek::Nothing => {
-                    worker.stats().upstream_reuses.add(1);
-                    return Ok(Checkout { connection, reused: true });
-                }
-                // Octets that answer no request would be taken for the answer to this one.
-                Peek::Octets => worker.stats().upstream_poisoned.add(1),
-                Peek::EndOfInput | Peek::Broken => {}
+    if freshness == Freshness::Any
+        && let Some(connection) = take_good(worker, slot)
+    {
+        return Ok(Checkout { connection, reused: true });
+    }
+    connect(worker, alarm, slot, freshness).await
+}
+
+/// The newest idle connection that is still good.
+fn take_good(worker: &Worker, slot: Slot) -> Option<Duplex> {
+    loop {
+        let connection = take_idle(worker, slot)?;
+        match connection.peek() {
+            Peek::Nothing => {
+                worker.stats().upstream_reuses.add(1);
+                return Some(connection);
             }
+            // Octets that answer no request would be taken for the answer to this one.
+            Peek::Octets => worker.stats().upstream_poisoned.add(1),
+            Peek::EndOfInput | Peek::Broken => {}
         }
     }
-    connect(worker, alarm, slot).await.map(|connection| Checkout { connection, reused: false })
 }
 
 fn take_idle(worker: &Worker, slot: Slot) -> Option<Duplex> {
@@ -80,26 +88,55 @@ fn take_idle(worker: &Worker, slot: Slot) -> Option<Duplex> {
     taken
 }
 
-async fn connect(worker: &Rc<Worker>, alarm: &Alarm, slot: Slot) -> Result<Duplex, Failure> {
+/// Opens a connection, or takes one that comes free meanwhile, whichever is sooner.
+async fn connect(
+    worker: &Rc<Worker>,
+    alarm: &Alarm,
+    slot: Slot,
+    freshness: Freshness,
+) -> Result<Checkout, Failure> {
     let address = worker.table.borrow().backend(slot).address;
+    let waiter = worker.waiting.waiter(slot);
     alarm.set(Timer::Connect, worker.config.timeouts.connect);
     let mut opening = std::pin::pin!(Duplex::connect(address, Rc::clone(&worker.turns)));
-    let opened = poll_fn(|cx| match opening.as_mut().poll(cx) {
-        Poll::Ready(result) => Poll::Ready(Some(result)),
+    let opened = poll_fn(|cx| {
+        if let Poll::Ready(result) = opening.as_mut().poll(cx) {
+            return Poll::Ready(Opened::Fresh(result));
+        }
+        if freshness == Freshness::Any {
+            if let Some(connection) = take_good(worker, slot) {
+                return Poll::Ready(Opened::Released(connection));
+            }
+            waiter.wait(cx);
+        }
         // Dropping a connect in flight leaks nothing (measured, ADR 11).
-        Poll::Pending => alarm.poll_expired(cx).map(|_| None),
+        alarm.poll_expired(cx).map(|_| Opened::Expired)
     })
     .await;
+    drop(waiter);
     alarm.clear(Timer::Connect);
-    match opened {
-        Some(Ok(connection)) => {
-            worker.stats().upstream_connects.add(1);
-            Ok(connection)
-        }
-        Some(Err(error)) if socket::is_exhaustion(&error) => Err(Failure::DescriptorsExhausted),
-        Some(Err(error)) => Err(note_failure(worker, slot, failure_of(&error))),
-        None => Err(note_failure(worker, slot, Failure::ConnectTimeout)),
+    // It may have been woken for a connection that it needs no more.
+    if !matches!(opened, Opened::Released(_)) && worker.pool.borrow().has(slot) {
+        worker.waiting.wake_one(slot);
     }
+    match opened {
+        Opened::Released(connection) => Ok(Checkout { connection, reused: true }),
+        Opened::Fresh(Ok(connection)) => {
+            worker.stats().upstream_connects.add(1);
+            Ok(Checkout { connection, reused: false })
+        }
+        Opened::Fresh(Err(error)) if socket::is_exhaustion(&error) => {
+            Err(Failure::DescriptorsExhausted)
+        }
+        Opened::Fresh(Err(error)) => Err(note_failure(worker, slot, failure_of(&error))),
+        Opened::Expired => Err(note_failure(worker, slot, Failure::ConnectTimeout)),
+    }
+}
+
+enum Opened {
+    Fresh(io::Result<Duplex>),
+    Released(Duplex),
+    Expired,
 }
 
 fn failure_of(error: &io::Error) -> Failure {
@@ -130,4 +167,6 @@ pub(super) fn give_back(worker: &Worker, slot: Slot, connection: Duplex) {
     let mut pool = worker.pool.borrow_mut();
     pool.put(slot, connection, expires);
     worker.stats().upstream_idle.set(pool.len() as u64);
+    drop(pool);
+    worker.waiting.wake_one(slot);
 }
