@@ -56,6 +56,17 @@ def test_a_worker_that_blocks_its_event_loop_still_completes_its_flow(lab):
         harness.eventually("it counts as healthy again", lambda: watch.seen[-1] == 1, 5)
 
 
+def test_a_burst_beyond_the_backlog_of_the_only_worker_is_completed(lab):
+    # A worker's listener holds 128 connections that it has not accepted; what comes on top is
+    # dropped by its kernel and tried again after one second, after three, after seven. Without a
+    # balancer the orchestrator waits that out, or uses a connection that has become free.
+    worker = lab.workers(1)[0]
+    orchestrator = lab.orchestrator(lab.balancer([worker]).url)
+    inputs = [{"text": f"item {i}"} for i in range(2000)]
+    run = orchestrator.run("/python/echo", inputs)
+    assert run.status == "completed", run.outcomes
+
+
 def test_a_killed_worker_fails_only_its_own_flows_and_quickly(lab):
     workers = lab.workers(3)
     balancer = lab.balancer(workers, **harness.QUICK_HEALTH)
