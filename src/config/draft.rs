@@ -61,6 +61,8 @@ impl Draft {
             health_endpoint: None,
             limits: Limits {
                 request_head_bytes_max: 0,
+                request_line_bytes_max: 0,
+                request_body_bytes_max: None,
                 response_head_bytes_max: 0,
                 fields_max: 0,
                 idle_connections_per_backend_max: 0,

@@ -147,6 +147,10 @@ pub struct Dns {
 pub struct Limits {
     /// Octets of a request head, request line included; more is 431.
     pub request_head_bytes_max: usize,
+    /// Octets of a request line without its end; more is 414.
+    pub request_line_bytes_max: usize,
+    /// Octets of content in a request; more is 413. `None` takes any.
+    pub request_body_bytes_max: Option<u64>,
     /// Octets of a response head; more is 502.
     pub response_head_bytes_max: usize,
     /// Fields in a head; more is 431 towards clients and 502 from backends.

@@ -386,6 +386,33 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "request_line_bytes_max",
+        flag: "request-line-bytes-max",
+        environment: "STEPFLOW_LB_REQUEST_LINE_BYTES_MAX",
+        default: "16KiB",
+        accepted: "a size such as 16384, 16KiB or 16kB; from 64 to 1MiB",
+        help: "Longest request line; a longer one is answered with 414",
+        group: "Limits",
+        apply: |draft, text| {
+            units::bytes(text, 64, 1024 * 1024)
+                .map(|n| draft.config.limits.request_line_bytes_max = n)
+        },
+    },
+    Setting {
+        key: "request_body_bytes_max",
+        flag: "request-body-bytes-max",
+        environment: "STEPFLOW_LB_REQUEST_BODY_BYTES_MAX",
+        default: "off",
+        accepted: "a size such as 1048576, 10MiB or 1GiB; from 0 to 1024GiB; or off",
+        help: "Most content in a request; more is answered with 413",
+        group: "Limits",
+        apply: |draft, text| {
+            let bytes = units::or_off(text, |text| units::bytes(text, 0, BODY_BYTES_MAX))?;
+            draft.config.limits.request_body_bytes_max = bytes.map(|bytes| bytes as u64);
+            Ok(())
+        },
+    },
+    Setting {
         key: "response_head_bytes_max",
         flag: "response-head-bytes-max",
         environment: "STEPFLOW_LB_RESPONSE_HEAD_BYTES_MAX",
@@ -526,6 +553,9 @@ pub(super) const INERT: [(&str, &str); 3] = [
     ("metrics-enabled", "STEPFLOW_METRICS_ENABLED"),
     ("otlp-endpoint", "STEPFLOW_OTLP_ENDPOINT"),
 ];
+
+/// Largest body limit. Whoever wants more wants none.
+const BODY_BYTES_MAX: usize = 1024 * 1024 * 1024 * 1024;
 
 fn head_bytes(text: &str) -> Parsed<usize> {
     units::bytes(text, 1024, 1024 * 1024)

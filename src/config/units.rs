@@ -102,8 +102,8 @@ pub(super) fn or_off<T>(text: &str, parse: impl FnOnce(&str) -> Parsed<T>) -> Pa
     if text.eq_ignore_ascii_case("off") { Ok(None) } else { parse(text).map(Some) }
 }
 
-/// A number of octets between two bounds. `kB` and `MB` are powers of 1000, `KiB` and `MiB` of
-/// 1024; upper and lower case mean the same.
+/// A number of octets between two bounds. `kB`, `MB` and `GB` are powers of 1000, `KiB`, `MiB`
+/// and `GiB` of 1024; upper and lower case mean the same.
 ///
 /// # Errors
 /// When the text is not a size or lies outside the bounds.
@@ -116,6 +116,8 @@ pub(super) fn bytes(text: &str, min: usize, max: usize) -> Parsed<usize> {
         "kib" => 1024,
         "mb" => 1000 * 1000,
         "mib" => 1024 * 1024,
+        "gb" => 1000 * 1000 * 1000,
+        "gib" => 1024 * 1024 * 1024,
         _ => return Err(Refusal::Form),
     };
     let size = digits(number)?.checked_mul(unit_bytes).and_then(|size| usize::try_from(size).ok());
@@ -257,7 +259,13 @@ mod tests {
 
     #[test]
     fn sizes_in_octets_and_their_multiples() {
-        let cases = [("32768", 32_768), ("32KiB", 32_768), ("32kB", 32_000), ("1 mib", 1 << 20)];
+        let cases = [
+            ("32768", 32_768),
+            ("32KiB", 32_768),
+            ("32kB", 32_000),
+            ("1 mib", 1 << 20),
+            ("2GiB", 2 << 30),
+        ];
         for (text, want) in cases {
             assert_eq!(bytes(text, 1, usize::MAX), Ok(want), "{text}");
         }

@@ -115,6 +115,8 @@ failures! {
     HeadFieldValue: Downstream, Head, Some(400), "head_field_value", "a field value holds a control octet";
     /// Larger than `request_head_bytes_max`.
     HeadTooLarge: Downstream, Head, Some(431), "head_too_large", "the request head is larger than request_head_bytes_max";
+    /// A request line longer than `request_line_bytes_max`.
+    HeadLineTooLong: Downstream, Head, Some(414), "head_line_too_long", "the request line is longer than request_line_bytes_max";
     /// More fields than `fields_max`.
     HeadTooManyFields: Downstream, Head, Some(431), "head_too_many_fields", "the request has more fields than fields_max";
     /// The head did not arrive within `request_head_timeout`.
@@ -173,6 +175,8 @@ failures! {
     ResponseFraming: Upstream, Relay, Some(502), "response_framing", "the backend's response has no single length";
     /// 101 that nobody asked for.
     ResponseUpgrade: Upstream, Relay, Some(502), "response_upgrade", "the backend switched protocols unasked";
+    /// More content than `request_body_bytes_max`.
+    RequestTooLarge: Downstream, Relay, Some(413), "request_too_large", "the request body is larger than request_body_bytes_max";
     /// The request body breaks its framing.
     RequestBody: Downstream, Relay, Some(400), "request_body", "the request body breaks its chunked framing";
     /// The request body stopped arriving.
@@ -255,6 +259,7 @@ impl From<BodyError> for Failure {
     fn from(error: BodyError) -> Self {
         match error {
             BodyError::Truncated => Self::RequestTruncated,
+            BodyError::ContentTooLong => Self::RequestTooLarge,
             BodyError::ChunkSize
             | BodyError::ChunkSizeOverflow
             | BodyError::ChunkExtension

@@ -49,8 +49,21 @@ pub enum BodyError {
     Trailer,
     /// More than 8 KiB of trailers.
     TrailerTooLong,
+    /// More content than the caller takes.
+    ContentTooLong,
     /// The peer closed before the end.
     Truncated,
+}
+
+/// Octets of content that may still come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContentLeft(u64);
+
+impl ContentLeft {
+    /// So many; without a number as many as there are.
+    pub fn new(bytes_max: Option<u64>) -> Self {
+        Self(bytes_max.unwrap_or(u64::MAX))
+    }
 }
 
 /// Follows one body. Small and `Copy`: it is part of every exchange.
@@ -130,6 +143,29 @@ impl Body {
         loop {
             match self.step(&input[measured..])? {
                 Step::Framing(n) | Step::Data(n) | Step::Trailer(n) => measured += n,
+                Step::NeedMore | Step::Done => return Ok(measured),
+            }
+        }
+    }
+
+    /// As [`Body::measure`], and takes the content among the octets off `left`. Framing and
+    /// trailers have limits of their own and are not content.
+    ///
+    /// # Errors
+    /// As [`Body::step`], and when there is more content than `left`.
+    pub fn measure_within(
+        &mut self,
+        input: &[u8],
+        left: &mut ContentLeft,
+    ) -> Result<usize, BodyError> {
+        let mut measured = 0;
+        loop {
+            match self.step(&input[measured..])? {
+                Step::Data(n) => {
+                    left.0 = left.0.checked_sub(n as u64).ok_or(BodyError::ContentTooLong)?;
+                    measured += n;
+                }
+                Step::Framing(n) | Step::Trailer(n) => measured += n,
                 Step::NeedMore | Step::Done => return Ok(measured),
             }
         }
@@ -318,6 +354,25 @@ mod tests {
         (b"0\r\n\n", Err(BodyError::Trailer)),
         (b"0\r\n\rX", Err(BodyError::Trailer)),
     ];
+
+    #[test]
+    fn content_is_what_is_limited_however_it_is_cut() {
+        let chunked: &[u8] = b"3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nT: u\r\n\r\nnext";
+        let plain: &[u8] = b"abcdenext";
+        for (framing, input) in [(Framing::Chunked, chunked), (Framing::Length(5), plain)] {
+            for cut in 0..=input.len() {
+                for (max, want) in [(Some(4), false), (Some(5), true), (None, true)] {
+                    let (mut body, mut left) = (Body::new(framing), ContentLeft::new(max));
+                    let first = body.measure_within(&input[..cut], &mut left);
+                    let whole = first.and_then(|n| body.measure_within(&input[n..], &mut left));
+                    match want {
+                        true => assert!(whole.is_ok() && body.is_done(), "{framing:?} cut {cut}"),
+                        false => assert_eq!(whole, Err(BodyError::ContentTooLong), "{cut}"),
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn every_split_agrees() {

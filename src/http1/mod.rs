@@ -25,7 +25,7 @@ mod tests;
 mod transfer;
 mod write;
 
-pub use body::{Body, BodyError, Step};
+pub use body::{Body, BodyError, ContentLeft, Step};
 pub use date::{CivilDate, HTTP_DATE_BYTES, HttpDate};
 pub use field::{Field, connection_tokens, is_token, list_contains};
 pub use framing::{Framing, FramingError, FramingFields, request_framing, response_framing};

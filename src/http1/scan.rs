@@ -15,6 +15,8 @@ pub struct HeadScan {
     start: usize,
     line_start: usize,
     scanned: usize,
+    /// Octets of the start line without its end; 0 until it has ended.
+    start_line_bytes: u32,
 }
 
 /// Whether one empty line in front of the head is skipped.
@@ -42,7 +44,17 @@ pub enum ScanError {
 impl HeadScan {
     /// A scan that has seen nothing.
     pub fn new(leading: LeadingLine) -> Self {
-        Self { leading, start: 0, line_start: 0, scanned: 0 }
+        Self { leading, start: 0, line_start: 0, scanned: 0, start_line_bytes: 0 }
+    }
+
+    /// Octets of the start line that have been seen, without its end: a line that is too long can
+    /// be refused before it has ended.
+    pub fn start_line_bytes(&self) -> usize {
+        match self.start_line_bytes {
+            // A CR at the end may be half of the line's end.
+            0 => self.scanned.saturating_sub(self.start + 1),
+            ended => ended as usize,
+        }
     }
 
     /// Where the head lies in `input`, the empty line included, once it is complete. `input` is
@@ -60,6 +72,10 @@ impl HeadScan {
             }
             let line_is_empty = line_feed - 1 == self.line_start;
             self.scanned = line_feed + 1;
+            if self.line_start == self.start && !line_is_empty {
+                let bytes = line_feed - 1 - self.start;
+                self.start_line_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+            }
             if line_is_empty && self.line_start > self.start {
                 return Ok(Some(self.start..self.scanned));
             }
@@ -136,6 +152,25 @@ mod tests {
             let settled =
                 (0..=input.len()).map(|n| scan.advance(&input[..n])).find(|r| *r != Ok(None));
             assert_eq!(&settled.unwrap_or(Ok(None)), want, "bytewise {input:?}");
+        }
+    }
+
+    #[test]
+    fn the_length_of_the_start_line_is_known_early_and_stays() {
+        let input = b"\r\nGET / HTTP/1.1\r\nA: b\r\nLonger-than-that: x\r\n\r\n";
+        let line_ends = 2 + 14;
+        let mut scan = HeadScan::new(LeadingLine::Skip);
+        for n in 0..=input.len() {
+            scan.advance(&input[..n]).unwrap();
+            let seen = scan.start_line_bytes();
+            match n {
+                // At most one octet behind, never ahead.
+                _ if n < line_ends + 2 => {
+                    let arrived = n.saturating_sub(2);
+                    assert!(seen <= arrived.min(14) && seen + 1 >= arrived.min(14), "{n}: {seen}");
+                }
+                _ => assert_eq!(seen, 14, "{n}"),
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use std::{
 use super::{Worker, alarm::Alarm, buffer::Size};
 use crate::{
     exchange::{Failure, RequestPlan, Timer},
-    http1::{HeadScan, LeadingLine},
+    http1::{ContentLeft, HeadScan, LeadingLine},
     model::{Phase, Trust},
     sys::{Duplex, Peek, Readiness},
 };
@@ -47,6 +47,8 @@ pub(super) struct Client<'a> {
     /// The path of the current request, cut to what is logged. Kept here so that it is allocated
     /// once per connection.
     pub(super) path: Vec<u8>,
+    /// How much content the rest of the current request may have.
+    pub(super) content_left: ContentLeft,
     /// The client has closed its sending side.
     pub(super) half_closed: bool,
     /// Nothing more is to be learnt by watching: octets lie unread, or the end has been seen.
@@ -99,6 +101,7 @@ impl<'a> Client<'a> {
             trust: worker.config.trusted_proxies.trust(address.ip()),
             address_text: address.ip().to_canonical().to_string(),
             path: Vec::new(),
+            content_left: ContentLeft::new(None),
             half_closed: false,
             watch_is_over: false,
             requests: 0,
@@ -119,7 +122,7 @@ impl<'a> Client<'a> {
     /// Step 2: waits for the next head, under the deadlines for idling and for reading.
     pub(super) async fn next_head(&mut self) -> Result<Arrived, NoHead> {
         let timeouts = &self.worker.config.timeouts;
-        let head_bytes_max = self.worker.config.limits.request_head_bytes_max;
+        let limits = self.worker.config.limits;
         self.alarm.clear_all();
         // A connection that has never asked for anything has no claim to the longer wait.
         match self.requests {
@@ -138,7 +141,10 @@ impl<'a> Client<'a> {
                 });
                 let found = scan.advance(&self.inbox).map_err(|e| NoHead::Refused(e.into()))?;
                 let end = found.as_ref().map_or(self.inbox.len(), |head| head.end);
-                if end > head_bytes_max {
+                if scan.start_line_bytes() > limits.request_line_bytes_max {
+                    return Err(NoHead::Refused(Failure::HeadLineTooLong));
+                }
+                if end > limits.request_head_bytes_max {
                     return Err(NoHead::Refused(Failure::HeadTooLarge));
                 }
                 if let Some(head) = found {

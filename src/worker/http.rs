@@ -23,7 +23,7 @@ use crate::{
         Fate, Origin, Persistence, Recipient, RequestPlan, Retry, Sent, Via, admit, error_format,
         health_answer, may_retry, write_request,
     },
-    http1::{Body, HttpDate, Method, Version, field_storage, parse_request},
+    http1::{Body, ContentLeft, Framing, HttpDate, Method, Version, field_storage, parse_request},
     link::Report,
     model::{InstanceId, Phase},
     session::Affinity,
@@ -126,7 +126,7 @@ async fn exchange(worker: &Rc<Worker>, client: &mut Client<'_>) -> Fate {
     };
     // Step 3: admit. Synchronous: what borrows from the head does not outlive it.
     let mut account = Account::new(arrived.at);
-    let request = match prepare(worker, client, &arrived, &mut account) {
+    let mut request = match prepare(worker, client, &arrived, &mut account) {
         Prepared::Forward(request) => request,
         Prepared::Answer(own) => return answer_own(worker, client, account, own).await,
         Prepared::Refuse(failure) => {
@@ -137,8 +137,7 @@ async fn exchange(worker: &Rc<Worker>, client: &mut Client<'_>) -> Fate {
             return refuse(worker, client, account, failure, Then::Close, Some(&named)).await;
         }
     };
-    let (instance, plan) = (request.instance.clone(), request.plan);
-    match deliver(worker, client, &mut account, request).await {
+    match deliver(worker, client, &mut account, &mut request).await {
         // Step 8: conclude.
         Ok(fate) => {
             account.close(worker, client, None);
@@ -154,7 +153,7 @@ async fn exchange(worker: &Rc<Worker>, client: &mut Client<'_>) -> Fate {
                 return Fate::Close(CloseReason::Incomplete);
             }
             let blameless = failure.origin() != Origin::Downstream;
-            let then = match blameless && request_complete && !client.must_close(&plan) {
+            let then = match blameless && request_complete && !client.must_close(&request.plan) {
                 true => Then::Continue,
                 false => Then::Close,
             };
@@ -164,7 +163,7 @@ async fn exchange(worker: &Rc<Worker>, client: &mut Client<'_>) -> Fate {
                 account,
                 failure,
                 then,
-                instance.as_ref().map(InstanceId::as_str),
+                request.instance.as_ref().map(InstanceId::as_str),
             )
             .await
         }
@@ -212,7 +211,14 @@ fn prepare(
     let plan = admission.plan;
     account.error_format = plan.error_format;
     account.closes = plan.persistence == Persistence::Close;
+    let content_max = worker.config.limits.request_body_bytes_max;
+    if let (Framing::Length(bytes), Some(max)) = (plan.framing, content_max)
+        && bytes > max
+    {
+        return Prepared::Refuse(Failure::RequestTooLarge);
+    }
     let mut body = Body::new(plan.framing);
+    let mut content_left = ContentLeft::new(content_max);
     let is_health = worker.config.health_endpoint.as_ref().is_some_and(|p| p.as_bytes() == path)
         && matches!(plan.method, Method::Get | Method::Head)
         && body.is_done();
@@ -240,12 +246,13 @@ fn prepare(
         write_request(&mut outgoing, &head, &admission, &facts);
     }
     let behind_head = &client.inbox[arrived.head.end..];
-    let body_octets = match body.measure(behind_head) {
+    let body_octets = match body.measure_within(behind_head, &mut content_left) {
         Ok(n) => n,
         Err(error) => return Prepared::Refuse(error.into()),
     };
     outgoing.extend_from_slice(&behind_head[..body_octets]);
     account.bytes_up = body_octets as u64;
+    client.content_left = content_left;
     account.routed = if instance.is_some() { Routed::Affinity } else { Routed::Balanced };
     client.consume(arrived.head.end + body_octets);
     match own {
@@ -264,7 +271,7 @@ async fn deliver(
     worker: &Rc<Worker>,
     client: &mut Client<'_>,
     account: &mut Account,
-    mut request: Request,
+    request: &mut Request,
 ) -> Result<Fate, Undelivered> {
     let request_complete = request.body.is_done();
     let undelivered = |failure| Undelivered { failure, request_complete };
@@ -323,7 +330,7 @@ async fn deliver(
             true => Replay::Possible,
             false => Replay::Never,
         };
-        let delivery = relay::run(worker, client, account, &mut request, &connection, replay).await;
+        let delivery = relay::run(worker, client, account, request, &connection, replay).await;
         match delivery {
             Delivery::Done { downstream, upstream } => {
                 if upstream == Fate::Keep {

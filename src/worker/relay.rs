@@ -26,7 +26,9 @@ use crate::{
         ExchangeEnd, Failure, Fate, Flush, RequestPlan, ResponsePlan, Sent, Then, Timer, conclude,
         plan_response, write_response,
     },
-    http1::{Body, BodyError, Field, HeadScan, LeadingLine, field_storage, parse_response},
+    http1::{
+        Body, BodyError, ContentLeft, Field, HeadScan, LeadingLine, field_storage, parse_response,
+    },
     link::Report,
     model::Phase,
     session::instance_in,
@@ -420,7 +422,8 @@ where
     fn begin_upload(&mut self, body: Body) {
         let (worker, alarm) = (self.worker, self.client.alarm);
         let (from, to) = (self.client.connection, self.upstream);
-        self.upload = Some(Box::pin(upload(worker, alarm, from, to, body)));
+        self.upload =
+            Some(Box::pin(upload(worker, alarm, from, to, body, self.client.content_left)));
     }
 
     async fn send(&mut self, octets: Vec<u8>, timer: Timer) -> Result<(), Failure> {
@@ -645,6 +648,7 @@ async fn upload(
     from: &Duplex,
     to: &Duplex,
     mut body: Body,
+    mut content_left: ContentLeft,
 ) -> Result<Uploaded, Failure> {
     let mut arrivals = pin!(from.readiness());
     let mut bytes = 0;
@@ -663,7 +667,7 @@ async fn upload(
             Err(_) => return Err(Failure::RequestTruncated),
         }
         alarm.clear(Timer::RequestBody);
-        let n = body.measure(&buffer)?;
+        let n = body.measure_within(&buffer, &mut content_left)?;
         let behind = buffer[n..].to_vec();
         alarm.set(Timer::BackendWrite, wait);
         let (sent, slice) = to.send_all(buffer.slice(..n)).await;

@@ -23,12 +23,16 @@ fn a_head_over_its_size_limit_is_refused_with_431() {
 fn a_head_without_an_end_is_refused_as_soon_as_it_is_too_large() {
     let backend = Backend::fine();
     let balancer = Balancer::start(&[&backend]);
-    for beginning in ["GET / HTTP/1.1\r\nX: ", "GET /", "M"] {
+    for (beginning, more, refusal) in [
+        ("GET / HTTP/1.1\r\nX: ", 32, (431, "head_too_large")),
+        ("GET /", 17, (414, "head_line_too_long")),
+        ("\r\nM", 17, (414, "head_line_too_long")),
+    ] {
         let mut client = balancer.connect();
         client.send(beginning);
-        client.send("x".repeat(32 * 1024));
+        client.send("x".repeat(more * 1024));
         let response = client.response();
-        assert_eq!((response.status(), response.label().as_str()), (431, "head_too_large"));
+        assert_eq!((response.status(), response.label().as_str()), refusal);
         client.expect_end();
     }
     backend.assert_untouched();
@@ -256,4 +260,84 @@ fn the_wait_for_a_response_begins_when_the_request_has_been_sent() {
     client.expect_silence(Duration::from_millis(700));
     peer.send("late");
     assert_eq!(client.take(4), b"late");
+}
+
+#[test]
+fn a_request_line_over_its_limit_is_refused_with_414() {
+    let backend = Backend::fine();
+    let balancer = Balancer::before(&[&backend]).with("request_line_bytes_max", "100").start();
+    let with_line = |bytes: usize| {
+        let target = "x".repeat(bytes - "GET / HTTP/1.1".len());
+        // What follows the line does not count as part of it.
+        format!("GET /{target} HTTP/1.1\r\nHost: a\r\nX-Long: {}\r\n\r\n", "x".repeat(200))
+    };
+    let mut client = balancer.connect();
+    assert_eq!(client.ask(with_line(100)).status(), 200);
+    let response = client.ask(with_line(101));
+    assert_eq!((response.status(), response.label().as_str()), (414, "head_line_too_long"));
+    assert_eq!(client.expect_end(), End::Closed);
+    assert_eq!(backend.requests(), 1);
+    balancer.wait_for_failures("head_line_too_long", 1);
+}
+
+#[test]
+fn a_body_whose_length_is_over_the_limit_is_refused_before_a_backend_hears_of_it() {
+    let backend = Backend::fine();
+    let balancer = Balancer::before(&[&backend]).with("request_body_bytes_max", "5").start();
+    let mut client = balancer.connect();
+    let post =
+        |length: usize| format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n");
+    assert_eq!(client.ask(format!("{}\r\nhello", post(5))).status(), 200);
+    assert_eq!(backend.requests(), 1);
+    // Nor is it invited to send what nobody will read.
+    client.send(format!("{}Expect: 100-continue\r\n\r\n", post(6)));
+    let response = client.response();
+    assert_eq!((response.status(), response.label().as_str()), (413, "request_too_large"));
+    assert_eq!(client.expect_end(), End::Closed);
+    assert_eq!(backend.requests(), 1);
+    balancer.wait_for_failures("request_too_large", 1);
+}
+
+#[test]
+fn a_chunked_body_is_refused_as_soon_as_it_is_over_the_limit() {
+    const HEAD: &str = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let backend = Backend::played();
+    let balancer = Balancer::before(&[&backend]).with("request_body_bytes_max", "5").start();
+    // At once: no backend hears of it.
+    let response = balancer.ask(format!("{HEAD}6\r\n123456"));
+    assert_eq!((response.status(), response.label().as_str()), (413, "request_too_large"));
+    assert!(!backend.has_next());
+    // Framing is not content.
+    let mut client = balancer.connect();
+    client.send(format!("{HEAD}2;long=extension\r\n12\r\n"));
+    let mut peer = backend.next();
+    client.send("3\r\n345\r\n0\r\nTrailer: here\r\n\r\n");
+    peer.take_through("here\r\n\r\n");
+    peer.answer("fits");
+    assert_eq!(client.response().text(), "fits");
+    // While it is uploaded: the backend gets an end instead of the rest.
+    client.send(format!("{HEAD}2\r\n12\r\n"));
+    peer.next_request();
+    client.send("4\r\n3456\r\n0\r\n\r\n");
+    let response = client.response();
+    assert_eq!((response.status(), response.label().as_str()), (413, "request_too_large"));
+    assert_eq!(client.expect_end(), End::Closed);
+    assert_eq!(peer.until_gone().0, b"2\r\n12\r\n");
+    balancer.wait_for_failures("request_too_large", 2);
+}
+
+#[test]
+fn a_body_that_goes_over_the_limit_behind_a_response_that_has_begun_cuts_it() {
+    let backend = Backend::played();
+    let balancer = Balancer::before(&[&backend]).with("request_body_bytes_max", "5").start();
+    let mut client = balancer.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n12\r\n");
+    let mut peer = backend.next();
+    peer.send("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nbeginning");
+    assert_eq!(client.head().status(), 200);
+    assert_eq!(client.take(9), b"beginning");
+    client.send("4\r\n3456\r\n");
+    assert_eq!(client.rest().0, b"");
+    peer.wait_for_end();
+    balancer.wait_for_failures("request_too_large", 1);
 }
