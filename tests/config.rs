@@ -84,6 +84,7 @@ fn defaults_are_the_documented_ones() {
             request_body_bytes_max: None,
             response_head_bytes_max: 65_536,
             fields_max: 100,
+            requests_per_connection_max: None,
             idle_connections_per_backend_max: 128,
         },
         timeouts: Timeouts {
@@ -143,6 +144,7 @@ fn every_option_reaches_the_configuration() {
         ("STEPFLOW_LB_REQUEST_BODY_BYTES_MAX", "3GiB"),
         ("STEPFLOW_LB_RESPONSE_HEAD_BYTES_MAX", "2KiB"),
         ("STEPFLOW_LB_FIELDS_MAX", "256"),
+        ("STEPFLOW_LB_REQUESTS_PER_CONNECTION_MAX", "17"),
         ("STEPFLOW_LB_IDLE_CONNECTIONS_PER_BACKEND_MAX", "0"),
         ("STEPFLOW_LB_ACCESS_LOG", "all"),
         ("RUST_LOG", "trace,access=off"),
@@ -182,6 +184,7 @@ fn every_option_reaches_the_configuration() {
             request_body_bytes_max: Some(3 << 30),
             response_head_bytes_max: 2048,
             fields_max: 256,
+            requests_per_connection_max: 17.try_into().ok(),
             idle_connections_per_backend_max: 0,
         },
         timeouts: Timeouts {
@@ -300,6 +303,7 @@ fn each_option_refuses_what_it_cannot_mean() {
         ("STEPFLOW_LB_REQUEST_BODY_BYTES_MAX", "2000GiB"),
         ("STEPFLOW_LB_RESPONSE_HEAD_BYTES_MAX", "2MiB"),
         ("STEPFLOW_LB_FIELDS_MAX", "257"),
+        ("STEPFLOW_LB_REQUESTS_PER_CONNECTION_MAX", "0"),
         ("STEPFLOW_LB_IDLE_CONNECTIONS_PER_BACKEND_MAX", "many"),
         ("STEPFLOW_LB_ACCESS_LOG", "true"),
         ("STEPFLOW_LOG_LEVEL", "verbose"),

@@ -65,6 +65,7 @@ impl Draft {
                 request_body_bytes_max: None,
                 response_head_bytes_max: 0,
                 fields_max: 0,
+                requests_per_connection_max: None,
                 idle_connections_per_backend_max: 0,
             },
             timeouts: Timeouts {

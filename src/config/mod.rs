@@ -155,6 +155,9 @@ pub struct Limits {
     pub response_head_bytes_max: usize,
     /// Fields in a head; more is 431 towards clients and 502 from backends.
     pub fields_max: usize,
+    /// Requests on one client connection; the last response announces its end. `None` serves any
+    /// number.
+    pub requests_per_connection_max: Option<NonZeroU32>,
     /// Idle connections that one worker keeps to one backend.
     pub idle_connections_per_backend_max: usize,
 }

@@ -435,6 +435,19 @@ pub static SETTINGS: &[Setting] = &[
         apply: |draft, text| units::count(text, 1, 256).map(|n| draft.config.limits.fields_max = n),
     },
     Setting {
+        key: "requests_per_connection_max",
+        flag: "requests-per-connection-max",
+        environment: "STEPFLOW_LB_REQUESTS_PER_CONNECTION_MAX",
+        default: "off",
+        accepted: "a whole number from 1 to 4294967295, or off",
+        help: "Requests after which a client connection is closed",
+        group: "Limits",
+        apply: |draft, text| {
+            units::or_off(text, units::positive_u32)
+                .map(|n| draft.config.limits.requests_per_connection_max = n)
+        },
+    },
+    Setting {
         key: "idle_connections_per_backend_max",
         flag: "idle-connections-per-backend-max",
         environment: "STEPFLOW_LB_IDLE_CONNECTIONS_PER_BACKEND_MAX",

@@ -119,6 +119,12 @@ impl<'a> Client<'a> {
         request.closes_after(self.has_ended(), self.worker.phase() != Phase::Serving)
     }
 
+    /// Whether `requests_per_connection_max` lets this request be the last.
+    pub(super) fn is_at_last_request(&self) -> bool {
+        let max = self.worker.config.limits.requests_per_connection_max;
+        max.is_some_and(|max| self.requests >= u64::from(max.get()))
+    }
+
     /// Step 2: waits for the next head, under the deadlines for idling and for reading.
     pub(super) async fn next_head(&mut self) -> Result<Arrived, NoHead> {
         let timeouts = &self.worker.config.timeouts;

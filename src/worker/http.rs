@@ -208,7 +208,11 @@ fn prepare(
             return Prepared::Refuse(failure);
         }
     };
-    let plan = admission.plan;
+    let mut plan = admission.plan;
+    if client.is_at_last_request() {
+        // As if the client had asked for it: whoever writes or concludes looks there.
+        plan.persistence = Persistence::Close;
+    }
     account.error_format = plan.error_format;
     account.closes = plan.persistence == Persistence::Close;
     let content_max = worker.config.limits.request_body_bytes_max;

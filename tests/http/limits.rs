@@ -341,3 +341,33 @@ fn a_body_that_goes_over_the_limit_behind_a_response_that_has_begun_cuts_it() {
     peer.wait_for_end();
     balancer.wait_for_failures("request_too_large", 1);
 }
+
+#[test]
+fn the_last_request_of_a_connection_is_answered_with_its_end() {
+    let backend = Backend::fine();
+    let balancer = Balancer::before(&[&backend]).with("requests_per_connection_max", "3").start();
+    for target in ["/", "/health"] {
+        let asked = backend.requests();
+        let mut client = balancer.connect();
+        // The fourth lies behind the third already, and is never served.
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").repeat(4));
+        for n in 1..=3 {
+            let response = client.response();
+            assert_eq!(response.status(), 200, "{target} {n}");
+            let closes = response.head.field("Connection").as_deref() == Some("close");
+            assert_eq!(closes, n == 3, "{target} {n}");
+        }
+        client.expect_end();
+        assert_eq!(backend.requests() - asked, if target == "/" { 3 } else { 0 });
+    }
+    // The backend's connection is none of the client's business.
+    assert!(balancer.metrics().sum("stepflow_lb_upstream_reuses_total", &[]) >= 2);
+    // HTTP/1.0 clients that keep theirs alive are told by silence.
+    let mut client = balancer.connect();
+    let ask = "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+    for n in 1..=3 {
+        let kept = client.ask(ask).head.field("Connection").as_deref() == Some("keep-alive");
+        assert_eq!(kept, n < 3);
+    }
+    client.expect_end();
+}
