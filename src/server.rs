@@ -127,6 +127,10 @@ pub fn start(config: Config, logger: &AccessLogger, signals: Signals) -> Result<
         .map_err(|source| StartError::System { what: "link the threads", source })?;
     let stats: Arc<[WorkerStats]> = (0..count).map(|_| WorkerStats::default()).collect();
     let seeds = RandomState::new();
+    let connections_max = match config.limits.connections_max {
+        Some(max) => u64::from(max.get()),
+        None => connections_within(descriptors, count),
+    };
     let mut starting = Vec::with_capacity(count);
     for (index, (listener, (subscriber, bell))) in listeners.into_iter().zip(ends).enumerate() {
         starting.push(spawn_worker(WorkerParts {
@@ -139,6 +143,8 @@ pub fn start(config: Config, logger: &AccessLogger, signals: Signals) -> Result<
             stats: Arc::clone(&stats),
             logger: logger.clone(),
             seed: seeds.hash_one(index),
+            connections_max,
+            client_hasher: seeds.clone(),
         })?);
     }
     let (mut workers, mut drivers) = (Vec::with_capacity(count), Vec::with_capacity(count));
@@ -174,9 +180,23 @@ pub fn start(config: Config, logger: &AccessLogger, signals: Signals) -> Result<
         .spawn(move || control::run(parts))
         .map_err(|source| StartError::System { what: "start the control thread", source })?;
     let driver = drivers.first().map(ActiveDriver::to_string);
-    info!(workers = count, driver, descriptors, "Load balancer listening on {data}");
+    info!(
+        workers = count,
+        driver, descriptors, connections_max, "Load balancer listening on {data}"
+    );
     info!("Prometheus metrics available on http://{metrics}/metrics");
     Ok(Bound { data, metrics, drivers, shutdown, control, workers })
+}
+
+/// Client connections that so many descriptors allow: each takes one, and one to its backend. The
+/// reserve is for probes and DNS (at most 160 at once), the log, the metrics port, and for each
+/// worker its ring, listener and bells and the connections that it has just refused.
+fn connections_within(descriptors: u64, workers: usize) -> u64 {
+    const RESERVE: u64 = 256;
+    const RESERVE_PER_WORKER: u64 = 24;
+    let reserve = RESERVE.saturating_add(RESERVE_PER_WORKER.saturating_mul(workers as u64));
+    // Where there are hardly any, half of them for clients is better than none.
+    ((descriptors - reserve.min(descriptors / 2)) / 2).max(1)
 }
 
 type Started = io::Result<(ActiveDriver, Vec<Fallback>)>;
@@ -211,5 +231,25 @@ impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         error!("a worker thread panicked: ending the process");
         std::process::abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_for_everything_else() {
+        let cases = [
+            ((1_048_576, 2), 524_136),
+            ((1024, 2), 360),
+            ((512, 2), 128),
+            ((64, 2), 16),
+            ((1, 1), 1),
+            ((u64::MAX, usize::MAX), u64::MAX / 4 + 1),
+        ];
+        for ((descriptors, workers), want) in cases {
+            assert_eq!(connections_within(descriptors, workers), want, "{descriptors} {workers}");
+        }
     }
 }

@@ -66,6 +66,8 @@ impl Draft {
                 response_head_bytes_max: 0,
                 fields_max: 0,
                 requests_per_connection_max: None,
+                connections_max: None,
+                connections_per_client_max: None,
                 idle_connections_per_backend_max: 0,
             },
             timeouts: Timeouts {

@@ -158,6 +158,10 @@ pub struct Limits {
     /// Requests on one client connection; the last response announces its end. `None` serves any
     /// number.
     pub requests_per_connection_max: Option<NonZeroU32>,
+    /// Client connections on all workers; `None` is what the descriptor limit allows.
+    pub connections_max: Option<NonZeroU32>,
+    /// Connections of one client on all workers; `None` allows any number.
+    pub connections_per_client_max: Option<NonZeroU32>,
     /// Idle connections that one worker keeps to one backend.
     pub idle_connections_per_backend_max: usize,
 }

@@ -448,6 +448,34 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "connections_max",
+        flag: "connections-max",
+        environment: "STEPFLOW_LB_CONNECTIONS_MAX",
+        default: "auto",
+        accepted: "auto or a whole number from 1 to 4294967295",
+        help: "Client connections at once; auto is what the descriptor limit allows",
+        group: "Limits",
+        apply: |draft, text| {
+            let auto = text.eq_ignore_ascii_case("auto");
+            let count = if auto { None } else { Some(units::positive_u32(text)?) };
+            draft.config.limits.connections_max = count;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "connections_per_client_max",
+        flag: "connections-per-client-max",
+        environment: "STEPFLOW_LB_CONNECTIONS_PER_CLIENT_MAX",
+        default: "off",
+        accepted: "a whole number from 1 to 4294967295, or off",
+        help: "Connections of one client address at once",
+        group: "Limits",
+        apply: |draft, text| {
+            units::or_off(text, units::positive_u32)
+                .map(|n| draft.config.limits.connections_per_client_max = n)
+        },
+    },
+    Setting {
         key: "idle_connections_per_backend_max",
         flag: "idle-connections-per-backend-max",
         environment: "STEPFLOW_LB_IDLE_CONNECTIONS_PER_BACKEND_MAX",

@@ -8,7 +8,8 @@ use crate::{
     model::{HealthCounts, Phase},
 };
 
-/// Seconds after which a client that was answered 503 should try again: half a health interval.
+/// Seconds after which a client that was answered 429 or 503 should try again: half a health
+/// interval.
 const RETRY_AFTER_SECONDS: u64 = 5;
 
 /// JSON-RPC error codes. Stepflow 0.10 and later retry −32300 to −32399 ("transport"), and −32302
@@ -62,7 +63,7 @@ impl Answer<'_> {
         }
         head.field_number(b"Content-Length", self.body.len() as u64);
         head.field(b"Cache-Control", b"no-store");
-        if self.status == 503 {
+        if matches!(self.status, 429 | 503) {
             head.field_number(b"Retry-After", RETRY_AFTER_SECONDS);
         }
         // RFC 9110 §10.2.1: to a method that is not served, and to whoever asks which are.

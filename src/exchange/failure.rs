@@ -34,6 +34,7 @@ impl Origin {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the steps are described in docs/LIFECYCLE.md")]
 pub enum Stage {
+    Accept,
     Head,
     Admit,
     Pick,
@@ -46,6 +47,7 @@ impl Stage {
     /// Label for logs.
     pub fn label(self) -> &'static str {
         match self {
+            Self::Accept => "accept",
             Self::Head => "head",
             Self::Admit => "admit",
             Self::Pick => "pick",
@@ -97,6 +99,10 @@ macro_rules! failures {
 }
 
 failures! {
+    /// More connections than `connections_max`.
+    TooManyConnections: Internal, Accept, Some(503), "too_many_connections", "the balancer has as many connections as connections_max lets it";
+    /// More connections of one client than `connections_per_client_max`.
+    TooManyConnectionsOfClient: Downstream, Accept, Some(429), "too_many_connections_of_client", "this client has as many connections as connections_per_client_max lets it";
     /// A line of the head ends in LF without CR.
     HeadBareLf: Downstream, Head, Some(400), "head_bare_lf", "a line of the head ends in LF without CR";
     /// Octets that cannot begin an HTTP/1 request.

@@ -9,12 +9,14 @@
 
 mod backend;
 mod cell;
+mod clients;
 mod histogram;
 mod series;
 mod worker;
 
 pub use backend::{BackendCell, BackendStats};
 pub use cell::{Counter, Gauge, Held};
+pub use clients::{ClientCounts, ClientKey};
 pub use histogram::{DURATION_BUCKETS_MS, Histogram, HistogramReading};
 pub use series::{METHODS, Series, SeriesReading, StatusKey};
 pub use worker::{FAILURES_MAX, WorkerStats};

@@ -1,6 +1,6 @@
 //! Pure: what one worker counts about itself.
 
-use super::{Counter, Gauge, Series};
+use super::{ClientCounts, Counter, Gauge, Series};
 
 /// Places for failure labels; `exchange::FailureKind` asserts that it needs no more.
 pub const FAILURES_MAX: usize = 64;
@@ -13,6 +13,8 @@ pub struct WorkerStats {
     pub connections_accepted: Counter,
     /// Client connections open now.
     pub connections_open: Gauge,
+    /// Client connections open now, by client; only where there is a limit.
+    pub clients: ClientCounts,
     /// Accept calls that failed because descriptors or memory ran out.
     pub accept_backoffs: Counter,
     /// Connections that a panic ended.

@@ -193,6 +193,15 @@ impl Duplex {
         Ok(n)
     }
 
+    /// Sends what the kernel takes at once, without waiting.
+    ///
+    /// # Errors
+    /// The kernel's; `WouldBlock` if it takes nothing.
+    pub fn try_send(&self, octets: &[u8]) -> io::Result<usize> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        self.with_socket(|s| s.send_with_flags(octets, flags))
+    }
+
     /// What lies ready.
     pub fn peek(&self) -> Peek {
         let mut octet = [MaybeUninit::<u8>::uninit()];

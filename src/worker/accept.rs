@@ -5,7 +5,7 @@ use std::{net::TcpListener, rc::Rc, time::Duration};
 use monoio::{io::Canceller, net::TcpStream};
 use tracing::{debug, error, warn};
 
-use super::{ActiveDriver, Worker, canonical, http, isolate};
+use super::{ActiveDriver, Worker, canonical, door, http, isolate};
 use crate::{model::Phase, sys::socket};
 
 /// How long accepting rests when descriptors or memory have run out. Accept fails at once then, a
@@ -58,8 +58,14 @@ pub(super) async fn run(worker: Rc<Worker>, listener: TcpListener) {
 
 fn begin(worker: &Rc<Worker>, stream: TcpStream, address: std::net::SocketAddr) {
     worker.stats().connections_accepted.add(1);
-    let connection = http::serve(Rc::clone(worker), stream, canonical(address));
-    monoio::spawn(isolate(Rc::clone(worker), connection));
+    let address = canonical(address);
+    match door::admit(worker, address) {
+        Ok(guest) => {
+            let connection = http::serve(Rc::clone(worker), stream, address);
+            monoio::spawn(isolate(guest, connection));
+        }
+        Err(failure) => door::refuse(worker, stream, address, failure),
+    }
 }
 
 fn drain(worker: &Rc<Worker>, queue: &TcpListener) {

@@ -14,6 +14,7 @@ mod accept;
 mod alarm;
 mod buffer;
 mod client;
+mod door;
 mod driver;
 mod http;
 mod pool;
@@ -26,8 +27,10 @@ mod waiting;
 use std::{
     cell::{Cell, RefCell},
     future::Future,
+    hash::RandomState,
     io,
     net::{SocketAddr, TcpListener},
+    num::NonZeroU32,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     rc::Rc,
@@ -53,6 +56,7 @@ use crate::{
 };
 use alarm::Alarms;
 use buffer::Buffers;
+use door::{Door, Guest};
 use pool::Pool;
 use table::BackendTable;
 use waiting::Waiting;
@@ -77,6 +81,10 @@ pub struct WorkerParts {
     pub logger: AccessLogger,
     /// Seed of its random choices.
     pub seed: u64,
+    /// Client connections that all workers together may have.
+    pub connections_max: u64,
+    /// Makes numbers of client addresses; the same in every worker.
+    pub client_hasher: RandomState,
 }
 
 /// Runs a worker until its end of the link is closed. `started` is called on the way, once the
@@ -109,6 +117,7 @@ struct Worker {
     table: RefCell<BackendTable>,
     pool: RefCell<Pool<Duplex>>,
     waiting: Waiting,
+    door: Door,
     alarms: Rc<Alarms>,
     buffers: Buffers,
     turns: Rc<Turns>,
@@ -177,6 +186,8 @@ async fn live(
     (turns, turns_bell): (Rc<Turns>, std::os::unix::net::UnixStream),
 ) {
     let WorkerParts { index, config, listener, subscriber, bell, stats, logger, seed, .. } = parts;
+    let per_client_max = config.limits.connections_per_client_max.map(NonZeroU32::get);
+    let door = Door::new(parts.connections_max, per_client_max, parts.client_hasher);
     let picker = match config.algorithm {
         Algorithm::LeastConnections => Picker::LeastConnections,
         Algorithm::RoundRobin => Picker::round_robin(),
@@ -188,6 +199,7 @@ async fn live(
         table: RefCell::new(BackendTable::new(index, picker, seed)),
         pool: RefCell::new(Pool::new(config.limits.idle_connections_per_backend_max)),
         waiting: Waiting::default(),
+        door,
         alarms: Alarms::new(Instant::now()),
         buffers: Buffers::default(),
         turns,
@@ -247,6 +259,7 @@ async fn tick(worker: Rc<Worker>) {
     loop {
         monoio::time::sleep(Tick::LENGTH).await;
         worker.alarms.walk(Instant::now());
+        worker.door.expire(worker.alarms.now());
         let mut pool = worker.pool.borrow_mut();
         if pool.len() > 0 {
             pool.expire(worker.alarms.now());
@@ -262,18 +275,13 @@ pin_project! {
     struct Isolated<F> {
         #[pin]
         connection: F,
-        worker: Rc<Worker>,
-    }
-    impl<F> PinnedDrop for Isolated<F> {
-        fn drop(this: Pin<&mut Self>) {
-            this.worker.stats().connections_open.decrement();
-        }
+        // Behind the connection, so that it is counted until its sockets are closed.
+        guest: Guest,
     }
 }
 
-fn isolate<F: Future<Output = ()>>(worker: Rc<Worker>, connection: F) -> Isolated<F> {
-    worker.stats().connections_open.increment();
-    Isolated { connection, worker }
+fn isolate<F: Future<Output = ()>>(guest: Guest, connection: F) -> Isolated<F> {
+    Isolated { connection, guest }
 }
 
 impl<F: Future<Output = ()>> Future for Isolated<F> {
@@ -282,7 +290,7 @@ impl<F: Future<Output = ()>> Future for Isolated<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         let connection = this.connection;
-        this.worker.turns.begin();
+        this.guest.worker.turns.begin();
         match catch_unwind(AssertUnwindSafe(|| connection.poll(cx))) {
             Ok(poll) => poll,
             Err(panic) => {
@@ -290,9 +298,9 @@ impl<F: Future<Output = ()>> Future for Isolated<F> {
                     .downcast_ref::<&str>()
                     .map(|message| (*message).to_owned())
                     .or_else(|| panic.downcast_ref::<String>().cloned());
-                this.worker.stats().panics.add(1);
-                this.worker.stats().failures.at(Failure::Panicked.index()).add(1);
-                error!(worker = this.worker.index, message, "a connection ended in a panic");
+                this.guest.worker.stats().panics.add(1);
+                this.guest.worker.stats().failures.at(Failure::Panicked.index()).add(1);
+                error!(worker = this.guest.worker.index, message, "a connection ended in a panic");
                 Poll::Ready(())
             }
         }
@@ -326,6 +334,7 @@ mod tests {
             table: RefCell::new(BackendTable::new(0, Picker::LeastConnections, 1)),
             pool: RefCell::new(Pool::new(1)),
             waiting: Waiting::default(),
+            door: Door::new(u64::MAX, None, RandomState::new()),
             alarms: Alarms::new(Instant::now()),
             buffers: Buffers::default(),
             turns: Turns::new().unwrap().0,
@@ -352,7 +361,9 @@ mod tests {
                     assert_ne!(number, 1, "on purpose");
                     served.set(served.get() + 1);
                 };
-                monoio::spawn(isolate(Rc::clone(&shared), connection))
+                let guest =
+                    door::admit(&shared, SocketAddr::from(([127, 0, 0, 1], 1))).ok().unwrap();
+                monoio::spawn(isolate(guest, connection))
             });
             let tasks: Vec<_> = connections.collect();
             assert_eq!(shared.stats().connections_open.get(), 3);

@@ -2,7 +2,7 @@
 
 use std::{io::Write, time::Duration};
 
-use crate::support::{Backend, Balancer, End};
+use crate::support::{Backend, Balancer, Client, End, wait_until};
 
 #[test]
 fn a_head_over_its_size_limit_is_refused_with_431() {
@@ -370,4 +370,60 @@ fn the_last_request_of_a_connection_is_answered_with_its_end() {
         assert_eq!(kept, n < 3);
     }
     client.expect_end();
+}
+
+#[test]
+fn a_connection_too_many_is_refused_with_503_and_the_others_go_on() {
+    let backend = Backend::fine();
+    let balancer = Balancer::before(&[&backend]).with("connections_max", "4").start();
+    // Asking makes sure that each has been counted before the next comes.
+    let mut clients: Vec<_> = (0..4)
+        .map(|_| {
+            let mut client = balancer.connect();
+            assert_eq!(client.get("/").status(), 200);
+            client
+        })
+        .collect();
+    for n in 1..=20 {
+        let mut refused = balancer.connect();
+        let response = refused.response();
+        assert_eq!((response.status(), response.label().as_str()), (503, "too_many_connections"));
+        assert_eq!(response.head.field("Retry-After").as_deref(), Some("5"));
+        assert_eq!(response.head.field("Connection").as_deref(), Some("close"));
+        refused.expect_end();
+        balancer.wait_for_failures("too_many_connections", n);
+    }
+    for client in &mut clients {
+        assert_eq!(client.get("/").status(), 200);
+    }
+    assert_eq!(balancer.metrics().sum("stepflow_lb_connections_open", &[]), 4);
+    clients.remove(0).close();
+    wait_until("there is room again", || balancer.get("/").status() == 200);
+}
+
+#[test]
+fn a_client_with_too_many_connections_is_refused_with_429_and_others_are_not() {
+    let backend = Backend::fine();
+    let balancer = Balancer::before(&[&backend]).with("connections_per_client_max", "3").start();
+    let from = |last: u8| Client::connect_from([127, 0, 0, last].into(), balancer.address);
+    let mut clients = Vec::new();
+    for last in [2, 3] {
+        for _ in 0..3 {
+            let mut client = from(last);
+            assert_eq!(client.get("/").status(), 200);
+            clients.push(client);
+        }
+        let mut refused = from(last);
+        let response = refused.response();
+        assert_eq!(
+            (response.status(), response.label().as_str()),
+            (429, "too_many_connections_of_client")
+        );
+        assert_eq!(response.head.field("Retry-After").as_deref(), Some("5"));
+        refused.expect_end();
+    }
+    balancer.wait_for_failures("too_many_connections_of_client", 2);
+    assert_eq!(from(4).get("/").status(), 200);
+    clients.remove(0).close();
+    wait_until("there is room again", || from(2).get("/").status() == 200);
 }

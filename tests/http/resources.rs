@@ -86,7 +86,10 @@ fn two_hundred_clients_that_leave_in_every_state_leave_nothing_behind() {
 fn running_out_of_descriptors_is_survived() {
     let backend = Backend::fine();
     let limited = under(&["sh", "-c", "ulimit -n 64; exec \"$0\""]);
-    let mut process = Process::start(before(limited, &[&backend]));
+    let mut command = before(limited, &[&backend]);
+    // Or it would not come to that.
+    command.env("STEPFLOW_LB_CONNECTIONS_MAX", "100000");
+    let mut process = Process::start(command);
     process.wait_for_healthy(1);
     assert_eq!(process.connect().get("/").text(), "ok");
     let mut clients: Vec<_> = (0..100).map(|_| process.connect()).collect();
@@ -113,6 +116,7 @@ fn a_request_for_which_no_descriptor_is_left_is_answered_503() {
     command
         .env("HEALTH_CHECK_INTERVAL", "1h")
         .env("STEPFLOW_LB_WORKERS", "1")
+        .env("STEPFLOW_LB_CONNECTIONS_MAX", "100000")
         // Every request needs a descriptor of its own.
         .env("STEPFLOW_LB_IDLE_CONNECTIONS_PER_BACKEND_MAX", "0");
     let process = Process::start(command);
@@ -138,4 +142,24 @@ fn a_request_for_which_no_descriptor_is_left_is_answered_503() {
         early.send("G");
         response.status() == 200
     });
+}
+
+#[test]
+fn before_descriptors_run_out_connections_are_refused_in_words() {
+    let backend = Backend::fine();
+    let limited = under(&["sh", "-c", "ulimit -n 256; exec \"$0\""]);
+    let mut command = before(limited, &[&backend]);
+    command.env("STEPFLOW_LB_WORKERS", "2");
+    let mut process = Process::start(command);
+    process.wait_for_line("connections_max=64");
+    process.wait_for_healthy(1);
+    let mut clients: Vec<_> = (0..100).map(|_| process.connect()).collect();
+    let statuses = clients.iter_mut().map(|client| client.get("/").status());
+    let served = statuses.filter(|status| *status == 200).count();
+    // Two workers that count at once may both refuse the last place.
+    assert!((60..=64).contains(&served), "{served} are served");
+    assert_eq!(process.metrics().failures("too_many_connections"), 100 - served as u64);
+    assert_eq!(process.metrics().sum("stepflow_lb_accept_backoffs_total", &[]), 0);
+    clients.clear();
+    wait_until("others are served again", || process.connect().get("/").status() == 200);
 }

@@ -339,6 +339,16 @@ impl Client {
         Self(Wire::connect(address))
     }
 
+    /// From this address of ours.
+    pub(crate) fn connect_from(from: std::net::IpAddr, address: SocketAddr) -> Self {
+        use socket2::{Domain, Socket, Type};
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None);
+        let socket = socket.expect("descriptors are left");
+        socket.bind(&SocketAddr::new(from, 0).into()).expect("the address is ours");
+        socket.connect(&address.into()).expect("somebody listens");
+        Self(Wire::new(socket.into()))
+    }
+
     /// Sends a request, and reads the response to it.
     pub(crate) fn ask(&mut self, request: impl AsRef<[u8]>) -> Response {
         let request = request.as_ref();

@@ -151,7 +151,7 @@ fn every_answer_parses_and_carries_what_its_status_asks_for() {
                     assert!(!head.reason.is_empty(), "{status} has no reason phrase");
                     // HEAD tells the length of the body that it leaves out.
                     assert_eq!(values("Content-Length"), [b"5"]);
-                    let retry: &[&[u8]] = if status == 503 { &[b"5"] } else { &[] };
+                    let retry: &[&[u8]] = if matches!(status, 429 | 503) { &[b"5"] } else { &[] };
                     assert_eq!(values("Retry-After"), retry, "{status}");
                     // RFC 9110 §15.5.6: a 405 must say what is allowed; §9.3.7: OPTIONS asks.
                     let allows = status == 405 || (method, status) == (Method::Options, 200);
