@@ -75,6 +75,7 @@ impl Draft {
                 keep_alive: Duration::ZERO,
                 connect: Duration::ZERO,
                 body: Duration::ZERO,
+                client_stall: None,
                 response_head: None,
                 tunnel_idle: None,
                 upstream_idle: Duration::ZERO,

@@ -177,6 +177,9 @@ pub struct Timeouts {
     pub connect: Duration,
     /// Without progress on a body of known length, or a client that does not take what we send.
     pub body: Duration,
+    /// While the client of an event stream takes nothing of what is being sent; `None` waits for
+    /// ever.
+    pub client_stall: Option<Duration>,
     /// From the end of a request to the end of the final response head; `None` waits for ever.
     pub response_head: Option<Duration>,
     /// Without an octet in either direction of a tunnel; `None` waits for ever.

@@ -313,9 +313,21 @@ pub static SETTINGS: &[Setting] = &[
         environment: "STEPFLOW_LB_BODY_TIMEOUT",
         default: "60s",
         accepted: POSITIVE_DURATION,
-        help: "Longest time without progress on a body; event streams have no such limit",
+        help: "Longest time without progress on a body; event streams may be silent for ever",
         group: "Timeouts",
         apply: |draft, text| units::positive_duration(text).map(|d| draft.config.timeouts.body = d),
+    },
+    Setting {
+        key: "client_stall_timeout",
+        flag: "client-stall-timeout",
+        environment: "STEPFLOW_LB_CLIENT_STALL_TIMEOUT",
+        default: "5m",
+        accepted: DURATION_OR_OFF,
+        help: "How long the client of an event stream may take nothing of what waits for it",
+        group: "Timeouts",
+        apply: |draft, text| {
+            units::duration_or_off(text).map(|d| draft.config.timeouts.client_stall = d)
+        },
     },
     Setting {
         key: "response_head_timeout",

@@ -9,6 +9,7 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     task::Poll,
+    time::Duration,
 };
 
 use monoio::buf::IoBuf;
@@ -41,7 +42,7 @@ use crate::{
 const COALESCED_BYTES_MAX: u64 = 16 * 1024;
 
 /// How long a head waits for its small body.
-const COALESCE_WAIT: std::time::Duration = std::time::Duration::from_millis(50);
+const COALESCE_WAIT: Duration = Duration::from_millis(50);
 
 /// Whether the request might be sent once more after octets of it were sent. One that never will
 /// be need not be kept while the backend thinks.
@@ -79,6 +80,7 @@ pub(super) async fn run(
         departure_ends: request.plan.accepts_event_stream,
         response_begun: false,
         awaits_head: false,
+        write_wait: None,
         client,
         account,
         upstream,
@@ -121,6 +123,8 @@ struct Relay<'r, 'c> {
     response_begun: bool,
     /// The final head is still to come.
     awaits_head: bool,
+    /// How long the client may take nothing of what is being sent.
+    write_wait: Option<Duration>,
 }
 
 impl<'r> Relay<'r, '_>
@@ -195,7 +199,7 @@ where
                     received.drain(..head.end);
                     return Ok((plan, out, received));
                 }
-                Then::Interim => self.send(out, Timer::ClientWrite).await?,
+                Then::Interim => self.send(out).await?,
                 Then::Skip => self.worker.buffers.give(out),
             }
             interims += 1;
@@ -277,7 +281,13 @@ where
         if self.departure_ends && self.client.half_closed {
             return Err(Failure::ClientGone);
         }
-        let write_timer = (!plan.is_event_stream).then_some(Timer::ClientWrite);
+        let timeouts = &self.worker.config.timeouts;
+        // Whoever reads a stream may pause over an event; whoever takes nothing for long holds a
+        // place on the backend that others could have.
+        let write_wait = match plan.is_event_stream {
+            true => timeouts.client_stall,
+            false => Some(timeouts.body),
+        };
         let mut arrivals = pin!(self.upstream.readiness());
         let mut size = Size::Small;
         let mut head_is_out = false;
@@ -296,9 +306,9 @@ where
                     self.account.status = plan.status;
                     head_is_out = true;
                 }
-                self.send_optional(std::mem::take(&mut out), write_timer).await?;
+                self.send_within(std::mem::take(&mut out), write_wait).await?;
                 if let Some(verbatim) = taken.verbatim {
-                    self.send_slice(verbatim.0, verbatim.1, write_timer).await?;
+                    self.send_slice(verbatim.0, verbatim.1, write_wait).await?;
                 }
             }
             if let Some(error) = taken.error {
@@ -327,7 +337,7 @@ where
                                 self.account.status = plan.status;
                                 head_is_out = true;
                                 let head = std::mem::take(&mut out);
-                                self.send_optional(head, write_timer).await?;
+                                self.send_within(head, write_wait).await?;
                             }
                         }
                     };
@@ -358,7 +368,7 @@ where
                         });
                     }
                     self.account.status = plan.status;
-                    self.send_optional(std::mem::take(&mut out), write_timer).await?;
+                    self.send_within(std::mem::take(&mut out), write_wait).await?;
                     break false;
                 }
             }
@@ -426,39 +436,39 @@ where
             Some(Box::pin(upload(worker, alarm, from, to, body, self.client.content_left)));
     }
 
-    async fn send(&mut self, octets: Vec<u8>, timer: Timer) -> Result<(), Failure> {
-        self.send_optional(octets, Some(timer)).await
+    async fn send(&mut self, octets: Vec<u8>) -> Result<(), Failure> {
+        let wait = self.worker.config.timeouts.body;
+        self.send_within(octets, Some(wait)).await
     }
 
-    async fn send_optional(
+    async fn send_within(
         &mut self,
         octets: Vec<u8>,
-        timer: Option<Timer>,
+        wait: Option<Duration>,
     ) -> Result<(), Failure> {
         let len = octets.len();
-        self.send_slice(octets, 0..len, timer).await
+        self.send_slice(octets, 0..len, wait).await
     }
 
-    /// Sends part of a buffer to the client, under a deadline unless it is an event stream.
+    /// Sends part of a buffer to the client, under a deadline if there is one.
     async fn send_slice(
         &mut self,
         octets: Vec<u8>,
         range: std::ops::Range<usize>,
-        timer: Option<Timer>,
+        wait: Option<Duration>,
     ) -> Result<(), Failure> {
         if range.is_empty() {
             self.worker.buffers.give(octets);
             return Ok(());
         }
-        if let Some(timer) = timer {
-            self.client.alarm.set(timer, self.worker.config.timeouts.body);
+        self.write_wait = wait;
+        if let Some(wait) = wait {
+            self.client.alarm.set(Timer::ClientWrite, wait);
         }
         let connection = self.client.connection;
         let mut sending = pin!(connection.send_all(octets.slice(range)));
         let (sent, octets) = self.finish(sending.as_mut()).await?;
-        if let Some(timer) = timer {
-            self.client.alarm.clear(timer);
-        }
+        self.client.alarm.clear(Timer::ClientWrite);
         self.worker.buffers.give(octets.into_inner());
         sent.map_err(|_| Failure::ClientGone)
     }
@@ -523,7 +533,11 @@ where
             Timer::BackendWrite => self.upstream,
             _ => return false,
         };
-        let wait = self.worker.config.timeouts.body;
+        let body = self.worker.config.timeouts.body;
+        let wait = match timer {
+            Timer::ClientWrite => self.write_wait.unwrap_or(body),
+            _ => body,
+        };
         self.client.alarm.extend(timer, wait, connection.unacknowledged())
     }
 

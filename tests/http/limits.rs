@@ -427,3 +427,45 @@ fn a_client_with_too_many_connections_is_refused_with_429_and_others_are_not() {
     clients.remove(0).close();
     wait_until("there is room again", || from(2).get("/").status() == 200);
 }
+
+/// A backend whose stream of events never ends, as long as somebody takes them.
+fn flooding() -> Backend {
+    Backend::scripted(|peer| {
+        let mut octets = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n".to_vec();
+        while peer.try_send(&octets).is_ok() {
+            octets = b"data: more and more\n\n".repeat(4096);
+        }
+        peer.close();
+    })
+}
+
+#[test]
+fn a_client_that_takes_nothing_of_its_stream_is_given_up() {
+    let backend = flooding();
+    let balancer = Balancer::before(&[&backend])
+        .with("client_stall_timeout", "300ms")
+        .with("body_timeout", "1h")
+        .start();
+    let mut client = balancer.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n");
+    assert_eq!(client.head().status(), 200);
+    balancer.wait_until_quiet();
+    balancer.wait_for_failures("client_stalled", 1);
+    assert_eq!(balancer.metrics().sum("stepflow_lb_event_streams_open", &[]), 0);
+    assert_eq!(balancer.metrics().sum("stepflow_lb_active_connections", &[]), 0);
+}
+
+#[test]
+fn a_client_may_stop_reading_its_stream_where_that_is_wanted() {
+    let backend = flooding();
+    let balancer = Balancer::before(&[&backend])
+        .with("client_stall_timeout", "off")
+        .with("body_timeout", "100ms")
+        .start();
+    let mut client = balancer.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n");
+    assert_eq!(client.head().status(), 200);
+    std::thread::sleep(Duration::from_millis(600));
+    assert_eq!(balancer.metrics().failures("client_stalled"), 0);
+    assert_eq!(balancer.metrics().sum("stepflow_lb_event_streams_open", &[]), 1);
+}
