@@ -65,6 +65,8 @@ impl Draft {
                 request_body_bytes_max: None,
                 response_head_bytes_max: 0,
                 fields_max: 0,
+                heads_in_reading_max: NonZeroU32::MIN,
+                request_head_rate_min: None,
                 requests_per_connection_max: None,
                 connections_max: None,
                 connections_per_client_max: None,

@@ -155,6 +155,10 @@ pub struct Limits {
     pub response_head_bytes_max: usize,
     /// Fields in a head; more is 431 towards clients and 502 from backends.
     pub fields_max: usize,
+    /// Clients in the middle of a request head, on all workers.
+    pub heads_in_reading_max: NonZeroU32,
+    /// Octets per second of a request head after its grace; `None` takes any pace.
+    pub request_head_rate_min: Option<NonZeroU32>,
     /// Requests on one client connection; the last response announces its end. `None` serves any
     /// number.
     pub requests_per_connection_max: Option<NonZeroU32>,

@@ -447,6 +447,31 @@ pub static SETTINGS: &[Setting] = &[
         apply: |draft, text| units::count(text, 1, 256).map(|n| draft.config.limits.fields_max = n),
     },
     Setting {
+        key: "heads_in_reading_max",
+        flag: "heads-in-reading-max",
+        environment: "STEPFLOW_LB_HEADS_IN_READING_MAX",
+        default: "4096",
+        accepted: "a whole number from 1 to 4294967295",
+        help: "Clients in the middle of a request head; one more costs the slowest its place",
+        group: "Limits",
+        apply: |draft, text| {
+            units::positive_u32(text).map(|n| draft.config.limits.heads_in_reading_max = n)
+        },
+    },
+    Setting {
+        key: "request_head_rate_min",
+        flag: "request-head-rate-min",
+        environment: "STEPFLOW_LB_REQUEST_HEAD_RATE_MIN",
+        default: "off",
+        accepted: "a whole number of octets per second from 1 to 4294967295, or off",
+        help: "Slowest pace of a request head after its first 2 seconds",
+        group: "Limits",
+        apply: |draft, text| {
+            units::or_off(text, units::positive_u32)
+                .map(|n| draft.config.limits.request_head_rate_min = n)
+        },
+    },
+    Setting {
         key: "requests_per_connection_max",
         flag: "requests-per-connection-max",
         environment: "STEPFLOW_LB_REQUESTS_PER_CONNECTION_MAX",

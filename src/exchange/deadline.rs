@@ -3,7 +3,7 @@
 //! Time is counted in coarse ticks, so that setting a deadline is one store, and one timer per
 //! worker serves every connection. A deadline never fires early; it fires at most one tick late.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 /// A point in coarse time: ticks since the worker started. Wraps after six years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +36,8 @@ pub enum Timer {
     KeepAlive,
     /// The rest of a request head.
     RequestHead,
+    /// As much of a request head as its pace asks for.
+    HeadRate,
     /// A connection to a backend.
     Connect,
     /// The next octet of a request body.
@@ -56,9 +58,10 @@ pub enum Timer {
     Linger,
 }
 
-const TIMERS: [Timer; 11] = [
+const TIMERS: [Timer; 12] = [
     Timer::KeepAlive,
     Timer::RequestHead,
+    Timer::HeadRate,
     Timer::Connect,
     Timer::RequestBody,
     Timer::BackendWrite,
@@ -69,6 +72,16 @@ const TIMERS: [Timer; 11] = [
     Timer::TunnelIdle,
     Timer::Linger,
 ];
+
+/// How long any head may take, whatever its pace: a lost packet is sent again after a second.
+const HEAD_RATE_GRACE: Duration = Duration::from_secs(2);
+
+/// When, counted from its first octet, a head of which so many octets have arrived falls behind a
+/// pace in octets per second.
+pub fn head_falls_behind(octets: usize, rate_min: NonZeroU32) -> Duration {
+    let millis = (octets as u64).saturating_mul(1000) / u64::from(rate_min.get());
+    Duration::from_millis(millis).max(HEAD_RATE_GRACE)
+}
 
 /// The deadlines that are set, at most one per timer.
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +144,15 @@ mod tests {
                 assert!(fires >= start + wait, "{elapsed_ms}+{wait_ms}");
                 assert!(fires <= start + wait + 2 * Tick::LENGTH, "{elapsed_ms}+{wait_ms}");
             }
+        }
+    }
+
+    #[test]
+    fn a_head_falls_behind_its_pace_but_not_within_its_grace() {
+        let cases = [((1, 100), 2000), ((200, 100), 2000), ((201, 100), 2010), ((300, 1), 300_000)];
+        for ((octets, rate), ms) in cases {
+            let rate = NonZeroU32::new(rate).unwrap();
+            assert_eq!(head_falls_behind(octets, rate), Duration::from_millis(ms), "{octets}");
         }
     }
 

@@ -127,6 +127,10 @@ failures! {
     HeadTooManyFields: Downstream, Head, Some(431), "head_too_many_fields", "the request has more fields than fields_max";
     /// The head did not arrive within `request_head_timeout`.
     HeadTimeout: Downstream, Head, Some(408), "head_timeout", "the request head did not arrive in time";
+    /// The head arrived more slowly than `request_head_rate_min`.
+    HeadTooSlow: Downstream, Head, Some(408), "head_too_slow", "the request head arrives more slowly than request_head_rate_min";
+    /// Too many heads were being read, and this one for the longest time.
+    HeadCrowdedOut: Downstream, Head, Some(408), "head_crowded_out", "of more than heads_in_reading_max request heads this one was the slowest";
     /// The client closed inside a head.
     HeadTruncated: Downstream, Head, None, "head_truncated", "the client closed inside a request head";
     /// An HTTP/1.1 request without Host.

@@ -24,7 +24,7 @@ mod reuse;
 mod tests;
 
 pub use answer::{Announced, Answer, ErrorContext, health_answer};
-pub use deadline::{DeadlineTable, Tick, Timer};
+pub use deadline::{DeadlineTable, Tick, Timer, head_falls_behind};
 pub use failure::{Failure, Origin, Stage};
 pub use forward::{ClientFacts, SELF_NAME, Via, write_request, write_response};
 pub use plan::{

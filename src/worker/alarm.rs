@@ -82,6 +82,13 @@ impl Alarms {
         }
     }
 
+    /// Wakes one connection.
+    pub(super) fn wake(&self, place: u32) {
+        if let Some(waker) = self.places.borrow_mut()[place as usize].waker.take() {
+            waker.wake();
+        }
+    }
+
     /// Sets the clock and wakes every connection whose next deadline has come.
     pub(super) fn walk(&self, now: Instant) {
         self.now.set(Tick::at(now.duration_since(self.started)));
@@ -96,6 +103,11 @@ impl Alarms {
 }
 
 impl Alarm {
+    /// Where [`Alarms::wake`] finds it.
+    pub(super) fn place(&self) -> u32 {
+        self.place
+    }
+
     /// Sets a deadline, in place of an earlier one of the same timer.
     pub(super) fn set(&self, timer: Timer, wait: Duration) {
         let at = self.alarms.now().after(wait);

@@ -10,9 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Worker, alarm::Alarm, buffer::Size};
+use super::{Worker, alarm::Alarm, buffer::Size, crowd::Ticket};
 use crate::{
-    exchange::{Failure, RequestPlan, Timer},
+    exchange::{Failure, RequestPlan, Timer, head_falls_behind},
     http1::{ContentLeft, HeadScan, LeadingLine},
     model::{Phase, Trust},
     sys::{Duplex, Peek, Readiness},
@@ -54,6 +54,8 @@ pub(super) struct Client<'a> {
     /// Nothing more is to be learnt by watching: octets lie unread, or the end has been seen.
     watch_is_over: bool,
     requests: u64,
+    /// Its place in the crowd, while a head is incomplete.
+    ticket: Option<Ticket>,
     /// The connection is coming to its end by a deadline of its own.
     is_closing: bool,
 }
@@ -105,6 +107,7 @@ impl<'a> Client<'a> {
             half_closed: false,
             watch_is_over: false,
             requests: 0,
+            ticket: None,
             is_closing: false,
         }
     }
@@ -155,8 +158,14 @@ impl<'a> Client<'a> {
                 }
                 if let Some(head) = found {
                     self.requests += 1;
+                    self.leave_crowd();
                     self.alarm.clear_all();
                     return Ok(Arrived { head, at });
+                }
+                self.join_crowd();
+                if let Some(rate_min) = limits.request_head_rate_min {
+                    let late = head_falls_behind(self.inbox.len(), rate_min);
+                    self.alarm.set(Timer::HeadRate, late.saturating_sub(at.elapsed()));
                 }
             }
             match self.receive().await {
@@ -164,9 +173,31 @@ impl<'a> Client<'a> {
                 Received::End if self.inbox.is_empty() => return Err(NoHead::Ended),
                 Received::End => return Err(NoHead::Refused(Failure::HeadTruncated)),
                 Received::Expired(_) if self.inbox.is_empty() => return Err(NoHead::Ended),
+                Received::Expired(Timer::HeadRate) => {
+                    return Err(NoHead::Refused(Failure::HeadTooSlow));
+                }
                 Received::Expired(_) => return Err(NoHead::Refused(Failure::HeadTimeout)),
+                Received::CrowdedOut => return Err(NoHead::Refused(Failure::HeadCrowdedOut)),
                 Received::Draining => return Err(NoHead::Ended),
             }
+        }
+    }
+
+    /// A head that has begun and not ended counts, and may cost another its place.
+    fn join_crowd(&mut self) {
+        if self.ticket.is_some() {
+            return;
+        }
+        let (ticket, evicted) = self.worker.crowd.borrow_mut().enter(self.alarm.place());
+        self.ticket = Some(ticket);
+        if let Some(place) = evicted {
+            self.worker.alarms.wake(place);
+        }
+    }
+
+    fn leave_crowd(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.worker.crowd.borrow_mut().leave(ticket);
         }
     }
 
@@ -205,10 +236,13 @@ impl<'a> Client<'a> {
     }
 
     async fn wait_for_octets(&mut self) -> Option<Received> {
-        let Self { arrivals, alarm, connection, worker, .. } = self;
+        let Self { arrivals, alarm, connection, worker, ticket, .. } = self;
         let (is_idle, is_new) = (self.inbox.is_empty(), self.requests == 0);
         let is_closing = &mut self.is_closing;
         poll_fn(|cx| {
+            if ticket.is_some_and(|ticket| worker.crowd.borrow().is_evicted(ticket)) {
+                return Poll::Ready(Some(Received::CrowdedOut));
+            }
             if arrivals.as_mut().poll_ready(cx).is_ready() {
                 return Poll::Ready(None);
             }
@@ -284,6 +318,7 @@ impl<'a> Client<'a> {
     /// Ends the connection so that the client can read what was sent to it: closing with unread
     /// octets would reset the connection and take the response with it (RFC 9112 §9.6).
     pub(super) async fn close(mut self) {
+        self.leave_crowd();
         self.connection.finish_sending();
         if self.half_closed {
             return;
@@ -295,7 +330,10 @@ impl<'a> Client<'a> {
             self.inbox.clear();
             match self.receive().await {
                 Received::Octets => {}
-                Received::End | Received::Expired(_) | Received::Draining => return,
+                Received::End
+                | Received::Expired(_)
+                | Received::Draining
+                | Received::CrowdedOut => return,
             }
         }
     }
@@ -304,12 +342,15 @@ impl<'a> Client<'a> {
 enum Received {
     Octets,
     End,
-    Expired(#[expect(dead_code, reason = "tells a reader which deadline it was")] Timer),
+    Expired(Timer),
     Draining,
+    /// Too many others are sending heads.
+    CrowdedOut,
 }
 
 impl Drop for Client<'_> {
     fn drop(&mut self) {
+        self.leave_crowd();
         self.worker.buffers.give(std::mem::take(&mut self.inbox));
     }
 }

@@ -14,6 +14,7 @@ mod accept;
 mod alarm;
 mod buffer;
 mod client;
+mod crowd;
 mod door;
 mod driver;
 mod http;
@@ -56,6 +57,7 @@ use crate::{
 };
 use alarm::Alarms;
 use buffer::Buffers;
+use crowd::Crowd;
 use door::{Door, Guest};
 use pool::Pool;
 use table::BackendTable;
@@ -118,6 +120,8 @@ struct Worker {
     pool: RefCell<Pool<Duplex>>,
     waiting: Waiting,
     door: Door,
+    /// Clients in the middle of a request head.
+    crowd: RefCell<Crowd>,
     alarms: Rc<Alarms>,
     buffers: Buffers,
     turns: Rc<Turns>,
@@ -187,6 +191,7 @@ async fn live(
 ) {
     let WorkerParts { index, config, listener, subscriber, bell, stats, logger, seed, .. } = parts;
     let per_client_max = config.limits.connections_per_client_max.map(NonZeroU32::get);
+    let heads_max = config.limits.heads_in_reading_max.get() as usize / stats.len();
     let door = Door::new(parts.connections_max, per_client_max, parts.client_hasher);
     let picker = match config.algorithm {
         Algorithm::LeastConnections => Picker::LeastConnections,
@@ -200,6 +205,7 @@ async fn live(
         pool: RefCell::new(Pool::new(config.limits.idle_connections_per_backend_max)),
         waiting: Waiting::default(),
         door,
+        crowd: RefCell::new(Crowd::new(heads_max)),
         alarms: Alarms::new(Instant::now()),
         buffers: Buffers::default(),
         turns,
@@ -335,6 +341,7 @@ mod tests {
             pool: RefCell::new(Pool::new(1)),
             waiting: Waiting::default(),
             door: Door::new(u64::MAX, None, RandomState::new()),
+            crowd: RefCell::new(Crowd::new(1)),
             alarms: Alarms::new(Instant::now()),
             buffers: Buffers::default(),
             turns: Turns::new().unwrap().0,

@@ -575,9 +575,11 @@ fn expired<T>(timer: Timer) -> Result<Turn<T>, Failure> {
         Timer::ResponseHead => Err(Failure::ResponseHeadTimeout),
         Timer::TunnelIdle => Err(Failure::TunnelIdle),
         Timer::Connect => Err(Failure::ConnectTimeout),
-        Timer::ClientWrite | Timer::KeepAlive | Timer::RequestHead | Timer::Linger => {
-            Err(Failure::ClientStalled)
-        }
+        Timer::ClientWrite
+        | Timer::KeepAlive
+        | Timer::RequestHead
+        | Timer::HeadRate
+        | Timer::Linger => Err(Failure::ClientStalled),
     }
 }
 

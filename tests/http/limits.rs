@@ -469,3 +469,53 @@ fn a_client_may_stop_reading_its_stream_where_that_is_wanted() {
     assert_eq!(balancer.metrics().failures("client_stalled"), 0);
     assert_eq!(balancer.metrics().sum("stepflow_lb_event_streams_open", &[]), 1);
 }
+
+#[test]
+fn the_oldest_of_too_many_heads_makes_room_and_running_exchanges_are_not_touched() {
+    let backend = Backend::played();
+    // One worker, so that all of them share one crowd.
+    let balancer = Balancer::before(&[&backend])
+        .with("heads_in_reading_max", "2")
+        .with("workers", "1")
+        .start();
+    let mut running = balancer.connect();
+    running.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n");
+    let mut peer = backend.next();
+    let mut slow: Vec<_> = (0..2).map(|_| balancer.connect()).collect();
+    for client in &mut slow {
+        client.send("GET / HTTP/1.1\r\nHo");
+        // It is read before the next one begins.
+        client.wait_until_received();
+        assert_eq!(balancer.get("/health").status(), 200);
+    }
+    let mut newcomer = balancer.connect();
+    newcomer.send("GET /health HT");
+    let response = slow[0].response();
+    assert_eq!((response.status(), response.label().as_str()), (408, "head_crowded_out"));
+    slow[0].expect_end();
+    balancer.wait_for_failures("head_crowded_out", 1);
+    newcomer.send("TP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(newcomer.response().status(), 200);
+    slow[1].send("st: a\r\n");
+    running.send("hi");
+    assert_eq!(peer.take(2), b"hi");
+    peer.answer("done");
+    assert_eq!(running.response().text(), "done");
+    assert_eq!(balancer.metrics().failures("head_crowded_out"), 1);
+}
+
+#[test]
+fn a_head_that_falls_behind_its_pace_is_refused_with_408_and_a_fast_one_is_not() {
+    let backend = Backend::fine();
+    let balancer = Balancer::before(&[&backend]).with("request_head_rate_min", "100").start();
+    let (mut slow, mut fast) = (balancer.connect(), balancer.connect());
+    slow.send("GET / HTTP/1.1\r\nHost: a\r\n");
+    // Ten seconds' worth of octets.
+    fast.send(format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n", "x".repeat(1000)));
+    let response = slow.response();
+    assert_eq!((response.status(), response.label().as_str()), (408, "head_too_slow"));
+    slow.expect_end();
+    fast.send("\r\n");
+    assert_eq!(fast.response().status(), 200);
+    balancer.wait_for_failures("head_too_slow", 1);
+}
