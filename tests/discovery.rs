@@ -665,7 +665,36 @@ struct Dnsmasq {
 }
 
 impl Dnsmasq {
+    /// Another test may take the free port before dnsmasq does; then there is another one.
     fn start(files: &Files) -> Option<Self> {
+        for _ in 0..20 {
+            let mut server = Self::spawn(files)?;
+            if server.answers() {
+                return Some(server);
+            }
+        }
+        panic!("dnsmasq does not answer on any port");
+    }
+
+    /// Whether it answers a question, as opposed to ending because its port is taken.
+    fn answers(&mut self) -> bool {
+        // One question: the address of a.test.
+        let question = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x01a\x04test\0\0\x01\0\x01";
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(self.address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline && self.process.try_wait().unwrap().is_none() {
+            // Refused until it listens.
+            let sent = socket.send(question);
+            if sent.is_ok() && socket.recv(&mut [0; 512]).is_ok() {
+                return self.process.try_wait().unwrap().is_none();
+            }
+        }
+        false
+    }
+
+    fn spawn(files: &Files) -> Option<Self> {
         let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let process = Command::new("dnsmasq")
             .args(["--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"])

@@ -121,7 +121,7 @@ pub(super) fn refuse(worker: &Worker, stream: TcpStream, address: SocketAddr, fa
     let now = SystemTime::now();
     let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut out = worker.buffers.take(Size::Small);
-    let answer = Answer { status, content_type, body: &body };
+    let answer = Answer { status, content_type: Some(content_type), body: &body };
     answer.write(&mut out, Method::Get, &HttpDate(since_epoch).to_string(), Announced::Close);
     if let Ok(connection) = Duplex::new(stream, Rc::clone(&worker.turns)) {
         // A client that does not take this much into an empty buffer has gone.
