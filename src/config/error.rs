@@ -69,7 +69,7 @@ pub enum Problem {
         value: String,
     },
     /// A key in the file that is no option.
-    #[error("unknown key {key} (file {place}){}", did_you_mean(.nearest))]
+    #[error("unknown key {} (file {place}){}", .key.escape_debug(), did_you_mean(.nearest))]
     UnknownKey {
         /// As written.
         key: String,

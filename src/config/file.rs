@@ -163,6 +163,11 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_key_with_a_line_end_is_told_in_one_line() {
+        assert_eq!(problems("\"a\\nb\" = 1"), ["unknown key a\\nb (file lb.toml:1)"]);
+    }
+
+    #[test]
     fn what_is_no_scalar_is_refused_with_what_it_is() {
         let want = "invalid value for dns_servers (file lb.toml:1): it is a TOML array; expected a \
                     string or a number: IP addresses, each with a port unless it is 53, with \
