@@ -4,10 +4,12 @@
 #   scripts/test.sh                     everything but the image
 #   scripts/test.sh --only STAGE[,...]  only these stages (and the build that they need)
 #   scripts/test.sh --image             everything, and the container image (needs root)
+#   scripts/test.sh --fuzz              everything, and ten seconds of each fuzz target
 #
 # Stages: check (format, lints, docs), rust (all Rust tests), epoll (the socket suite with epoll),
 # denied (the socket suite with io_uring refused by seccomp), stepflow-0.9 and stepflow-0.11 (real
-# Stepflow through the balancer; `stepflow` means both), image.
+# Stepflow through the balancer; `stepflow` means both), image, fuzz (needs a nightly toolchain; two
+# minutes warm, five more to build; the corpus itself is part of `rust`).
 #
 # Needs the Rust toolchain, a C compiler and Python 3 with venv. As root on Debian it installs what
 # is missing of the last and of what the Rust tests start (dnsmasq); elsewhere it says what is
@@ -24,7 +26,8 @@ ALL_STAGES="check rust epoll denied stepflow-0.9 stepflow-0.11"
 TEST_PROGRAMS=(dnsmasq:dnsmasq-base)
 
 usage() {
-    echo "usage: scripts/test.sh [--only STAGE[,STAGE...]] [--image]; stages: $ALL_STAGES image" >&2
+    echo "usage: scripts/test.sh [--only STAGE[,STAGE...]] [--image] [--fuzz]; stages:" \
+        "$ALL_STAGES image fuzz" >&2
     exit 2
 }
 
@@ -38,12 +41,13 @@ while (($# > 0)); do
             shift
             ;;
         --image) stages+=" image" ;;
+        --fuzz) stages+=" fuzz" ;;
         *) usage ;;
     esac
     shift
 done
 for stage in $stages; do
-    [[ " $ALL_STAGES image " == *" $stage "* ]] || usage
+    [[ " $ALL_STAGES image fuzz " == *" $stage "* ]] || usage
 done
 
 wants() {
@@ -264,6 +268,13 @@ if wants image; then
         run image python3 scripts/image-test.py
     else
         skip image "it needs root, for mounts and chroot"
+    fi
+fi
+if wants fuzz; then
+    if cargo "+${FUZZ_TOOLCHAIN:-nightly}" --version >/dev/null 2>&1; then
+        run_tests fuzz bash scripts/fuzz.sh --smoke
+    else
+        skip fuzz "there is no nightly toolchain, which libFuzzer needs"
     fi
 fi
 finish
