@@ -2,7 +2,7 @@
 //! retries and connections on the way.
 //!
 //! Input: one octet, even for octets as a client sends them and odd for a head made of known names
-//! and values; three octets of facts (the attempt that failed, how it failed, how the exchange
+//! and values; three octets of facts (the attempt that failed, the response, how the exchange
 //! ended); then the octets, or the choices.
 
 use arbitrary::Unstructured;
@@ -49,7 +49,9 @@ pub fn run(octets: &[u8]) -> Verdict {
     };
     let Ok(admission) = admit(&head) else { return Verdict::Refused };
     forwarded(&head, &admission, &octets[found.end..]);
-    retries(&admission.plan, facts[0], facts[1]);
+    for failure in Failure::ALL {
+        retries(&admission.plan, facts[0], *failure);
+    }
     endings(&admission.plan, facts[1], facts[2]);
     Verdict::Accepted
 }
@@ -246,9 +248,8 @@ fn same_body(framing: Framing, fields: &Lines, behind: &[u8]) {
     }
 }
 
-fn retries(request: &RequestPlan, attempt: u8, failure: u8) {
+fn retries(request: &RequestPlan, attempt: u8, failure: Failure) {
     let has = |bit: u8| attempt & 1 << bit != 0;
-    let failure = Failure::ALL[usize::from(failure) % Failure::ALL.len()];
     let mut attempt = Attempt {
         number: 1,
         sent: [Sent::Nothing, Sent::Replayable, Sent::Gone, Sent::Nothing]

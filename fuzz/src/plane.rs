@@ -39,9 +39,15 @@ const UPSTREAMS: [&str; 8] = [
 const OPERATIONS_MAX: usize = 256;
 const SECOND: Duration = Duration::from_secs(1);
 
+/// The shortest interval that a policy here has, less its jitter; on demand it is a second. The
+/// probe behind a first success comes at any time, so that backends that start together are not
+/// asked together ever after.
+const PROBE_SPACING_MIN: Duration = Duration::from_millis(900);
+
 /// Properties: versions rise by one and nothing is published twice; a failure to resolve empties
-/// nothing; at most one probe of a backend and one asking of a question run at a time; what runs on
-/// a backend keeps it; a timeout that was handled is over; nothing follows an exit.
+/// nothing; of a backend one probe and of a question one asking runs at a time, and the next waits
+/// its time; what runs on a backend keeps it; a timeout that was handled is over; nothing follows an
+/// exit.
 pub fn run(octets: &[u8]) -> Verdict {
     let mut input = Unstructured::new(octets);
     let start = Instant::now();
@@ -68,7 +74,10 @@ fn pick<'a, T>(input: &mut Unstructured<'_>, from: &'a [T]) -> Option<&'a T> {
 struct World {
     plane: Plane,
     has_health: bool,
+    has_srv: bool,
     now: Instant,
+    asked_at: BTreeMap<QuestionId, Instant>,
+    probed_at: BTreeMap<BackendId, [Option<Instant>; 2]>,
     questions: Vec<(QuestionId, Query)>,
     probes: Vec<BackendId>,
     ids: Vec<BackendId>,
@@ -99,7 +108,10 @@ impl World {
         Self {
             plane: Plane::new(&settings, u64::from(health), now),
             has_health: settings.health.is_some(),
+            has_srv: upstream.contains("srv:"),
             now,
+            asked_at: BTreeMap::new(),
+            probed_at: BTreeMap::new(),
             questions: Vec::new(),
             probes: Vec::new(),
             ids: Vec::new(),
@@ -153,12 +165,18 @@ impl World {
             match output {
                 Output::Resolve { question, query } => {
                     assert!(self.questions.iter().all(|(id, _)| *id != question), "asked twice");
+                    let last = self.asked_at.insert(question, self.now);
+                    assert!(last.is_none_or(|at| self.now >= at + SECOND), "asked too often");
                     self.questions.push((question, query));
                     assert!(self.questions.len() <= 32, "too many questions at once");
                 }
                 Output::Probe { backend, address } => {
                     assert!(self.has_health && !self.probes.contains(&backend), "probed twice");
                     assert_eq!(self.seen.get(&backend), Some(&address), "probes a stranger");
+                    let starts = self.probed_at.entry(backend).or_default();
+                    let is_due = starts[1].is_none_or(|at| self.now >= at + PROBE_SPACING_MIN);
+                    assert!(is_due, "probed too often");
+                    *starts = [Some(self.now), starts[0]];
                     self.probes.push(backend);
                 }
                 Output::Publish(snapshot) => self.publish(snapshot),
@@ -216,6 +234,9 @@ impl World {
         self.handle(Input::Resolved { question, resolution });
         let after = self.present();
         assert!(!is_failure || before.is_empty() || !after.is_empty(), "a failure emptied the set");
+        // The hosts of the answer before stay in use until those of the current SRV answer are
+        // resolved, well or not, so there a failure may change the set.
+        assert!(!is_failure || self.has_srv || before == after, "a failure changed the set");
     }
 
     fn present(&self) -> Vec<SocketAddr> {
