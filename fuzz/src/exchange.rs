@@ -9,12 +9,13 @@ use arbitrary::Unstructured;
 use stepflow_load_balancer::{
     exchange::{
         Admission, Attempt, ClientFacts, ExchangeEnd, Failure, Fate, Persistence, RequestPlan,
-        Retry, SELF_NAME, Sent, admit, conclude, may_retry, plan_response, write_request,
+        Retry, SELF_NAME, Sent, Via, admit, conclude, may_retry, plan_response, write_request,
     },
     http1::{
-        Body, FIELDS_MAX, Framing, LeadingLine, RequestHead, Version, field_storage, parse_request,
-        parse_response,
+        Body, FIELDS_MAX, Framing, LeadingLine, RequestHead, Version, field_storage, list_contains,
+        parse_request, parse_response,
     },
+    model::Trust,
 };
 
 use super::{
@@ -24,8 +25,12 @@ use super::{
     rules::{goes_on, values},
 };
 
-const CLIENT: ClientFacts<'static> =
-    ClientFacts { address: "192.0.2.7", local_authority: "198.51.100.1:8080" };
+const CLIENT: ClientFacts<'static> = ClientFacts {
+    address: "192.0.2.7",
+    trust: Trust::Believed,
+    local_authority: "198.51.100.1:8080",
+    via: Via::Unsaid,
+};
 
 /// Properties: a request that is admitted goes on with the fields that should go on and no others,
 /// is read by us and by others as it was read here, and is never sent twice where that could be
@@ -205,10 +210,21 @@ fn expected(version: Version, lines: &Lines, admission: &Admission<'_>) -> Lines
     if has("transfer-encoding") {
         say("Transfer-Encoding", b"chunked");
     }
-    if admission.plan.upgrade {
-        let protocol = values(lines, "upgrade").last().expect("a protocol to switch to");
-        say("Connection", b"upgrade");
+    // Of TE, only the willingness to take trailers is ours to hand on (RFC 9110 §10.1.4).
+    let takes_trailers = version == Version::Http11
+        && values(lines, "te").any(|value| list_contains(value, b"trailers"));
+    let protocol = values(lines, "upgrade").last().filter(|_| admission.plan.upgrade);
+    match (protocol.is_some(), takes_trailers) {
+        (true, true) => say("Connection", b"upgrade, TE"),
+        (true, false) => say("Connection", b"upgrade"),
+        (false, true) => say("Connection", b"TE"),
+        (false, false) => {}
+    }
+    if let Some(protocol) = protocol {
         say("Upgrade", protocol);
+    }
+    if takes_trailers {
+        say("TE", b"trailers");
     }
     let mut addresses: Vec<&[u8]> =
         values(lines, "x-forwarded-for").filter(|value| !value.is_empty()).collect();

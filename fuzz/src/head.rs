@@ -140,7 +140,7 @@ fn refused(failure: Failure, format: ErrorFormat) -> Verdict {
     let (body, content_type) = failure.body(format, &ErrorContext::default());
     let mut out = Vec::new();
     let date = "Sun, 06 Nov 1994 08:49:37 GMT";
-    let answer = Answer { status, content_type, body: &body };
+    let answer = Answer { status, content_type: Some(content_type), body: &body };
     answer.write(&mut out, Method::Post, date, Announced::Close);
     let end = scan(LeadingLine::Refuse, &out).ok().flatten().expect("a head").end;
     let head = naive::head(&out[..end]).expect("a head");
