@@ -5,7 +5,9 @@
 //! into how many pieces more (up to 7) the body is cut, as many lengths of pieces, and the body.
 
 use arbitrary::Unstructured;
-use stepflow_load_balancer::http1::{Body, BodyError, Coding, Framing, Step, Transfer};
+use stepflow_load_balancer::http1::{
+    Body, BodyError, Coding, ContentLeft, Framing, Step, Transfer,
+};
 
 use super::{
     Verdict,
@@ -46,6 +48,7 @@ pub fn run(octets: &[u8]) -> Verdict {
     let bytewise: Vec<&[u8]> = [&body[..0]].into_iter().chain(body.chunks(1)).collect();
     for pieces in [&[body][..], &pieces, &bytewise] {
         follow(Body::new(framing), pieces, &seen);
+        limit(Body::new(framing), pieces, &seen);
         hand_on(transfer, framing, coding, flags & 8 != 0, pieces, &seen);
     }
     if seen.end == End::Bad { Verdict::Refused } else { Verdict::Accepted }
@@ -111,6 +114,26 @@ fn follow(mut body: Body, pieces: &[&[u8]], seen: &Seen) {
         }
         End::Partial => assert_eq!(sum, Ok(consumed)),
         End::Bad => assert!(sum.is_err_and(|error: BodyError| error != BodyError::Truncated)),
+    }
+}
+
+/// A limit on the content is one on the content: neither less nor other octets count.
+fn limit(body: Body, pieces: &[&[u8]], seen: &Seen) {
+    let content = seen.content().len() as u64;
+    let within = |bytes_max: u64| {
+        let (mut body, mut left) = (body, ContentLeft::new(Some(bytes_max)));
+        pieces.iter().try_fold(0, |sum, piece| {
+            body.measure_within(piece, &mut left).map(|measured| sum + measured)
+        })
+    };
+    let enough = within(content);
+    match seen.end {
+        End::Complete(n) => assert_eq!(enough, Ok(n)),
+        End::Partial => assert_eq!(enough, Ok(pieces.concat().len())),
+        End::Bad => assert!(enough.is_err_and(|error| error != BodyError::ContentTooLong)),
+    }
+    if content > 0 {
+        assert_eq!(within(content - 1), Err(BodyError::ContentTooLong));
     }
 }
 

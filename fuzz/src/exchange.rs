@@ -1,18 +1,19 @@
 //! Target `exchange`: one request from a client's octets to a backend's, and what is decided about
 //! retries and connections on the way.
 //!
-//! Input: one octet, even for octets as a client sends them and odd for a head made of known names
-//! and values; three octets of facts (the attempt that failed, the response, how the exchange
+//! Input: one octet (bit 0 a head made of known names and values instead of octets as a client sends
+//! them, bit 1 a client that is believed, bit 2 no `Via`); three octets of facts (the attempt that failed, the response, how the exchange
 //! ended); then the octets, or the choices.
 
 use arbitrary::Unstructured;
 use stepflow_load_balancer::{
     exchange::{
-        Admission, Attempt, ClientFacts, ExchangeEnd, Failure, Fate, Persistence, RequestPlan,
-        Retry, SELF_NAME, Sent, Via, admit, conclude, may_retry, plan_response, write_request,
+        Admission, Attempt, ClientFacts, ExchangeEnd, Failure, Fate, Persistence, Recipient,
+        RequestPlan, Retry, SELF_NAME, Sent, Via, admit, conclude, may_retry, plan_response,
+        write_request,
     },
     http1::{
-        Body, FIELDS_MAX, Framing, LeadingLine, RequestHead, Version, field_storage, list_contains,
+        Body, FIELDS_MAX, Framing, LeadingLine, Method, RequestHead, Version, field_storage,
         parse_request, parse_response,
     },
     model::Trust,
@@ -22,14 +23,7 @@ use super::{
     Verdict, body,
     head::scan,
     naive::{self, End, Lines},
-    rules::{goes_on, values},
-};
-
-const CLIENT: ClientFacts<'static> = ClientFacts {
-    address: "192.0.2.7",
-    trust: Trust::Believed,
-    local_authority: "198.51.100.1:8080",
-    via: Via::Unsaid,
+    rules::{goes_on, is_testimony, lists, values},
 };
 
 /// Properties: a request that is admitted goes on with the fields that should go on and no others,
@@ -53,7 +47,18 @@ pub fn run(octets: &[u8]) -> Verdict {
         return Verdict::Refused;
     };
     let Ok(admission) = admit(&head) else { return Verdict::Refused };
-    forwarded(&head, &admission, &octets[found.end..]);
+    assert!(rounds(&head) <= ROUNDS_MAX, "a loop goes on");
+    if admission.recipient == Recipient::Ourselves {
+        assert!(matches!(head.method, Method::Options | Method::Trace));
+        return Verdict::Accepted;
+    }
+    let client = ClientFacts {
+        address: "192.0.2.7",
+        local_authority: "198.51.100.1:8080",
+        trust: if mode & 2 == 0 { Trust::Hearsay } else { Trust::Believed },
+        via: if mode & 4 == 0 { Via::Said } else { Via::Unsaid },
+    };
+    forwarded(&head, &admission, &client, &octets[found.end..]);
     for failure in Failure::ALL {
         retries(&admission.plan, facts[0], *failure);
     }
@@ -61,8 +66,22 @@ pub fn run(octets: &[u8]) -> Verdict {
     Verdict::Accepted
 }
 
+/// Times that a request may have come through balancers of this name.
+const ROUNDS_MAX: usize = 4;
+
+/// How often `Via` names us as the one that received the request (RFC 9110 §7.6.3).
+fn rounds(head: &RequestHead<'_>) -> usize {
+    let via = head.fields.iter().filter(|line| line.name.eq_ignore_ascii_case("via"));
+    let values: Vec<_> = via.map(|line| String::from_utf8_lossy(line.value)).collect();
+    let received_by = |member: &&str| {
+        let mut words = member.split([' ', '\t']).filter(|word| !word.is_empty());
+        words.nth(1).is_some_and(|by| by.eq_ignore_ascii_case(SELF_NAME))
+    };
+    values.iter().flat_map(|value| value.split(',')).filter(received_by).count()
+}
+
 /// Names that mean something to the proxy, in odd case, and two that do not.
-const NAMES: [&[u8]; 26] = [
+const NAMES: [&[u8]; 30] = [
     b"Accept",
     b"cache-Control",
     b"CONNECTION",
@@ -89,9 +108,13 @@ const NAMES: [&[u8]; 26] = [
     b"X-Stepflow-Routed-Instance",
     b"X-A",
     b"x-b",
+    b"max-forwards",
+    b"Forwarded",
+    b"X-Real-IP",
+    b"X-Forwarded-Port",
 ];
 
-const VALUES: [&[u8]; 22] = [
+const VALUES: [&[u8]; 25] = [
     b"",
     b"0",
     b"5",
@@ -114,9 +137,12 @@ const VALUES: [&[u8]; 22] = [
     b"transfer-encoding, x-forwarded-for",
     b"pod-1-0a1b2c3d",
     b"trailers, deflate;q=0.5",
+    b"1.1 stepflow-load-balancer",
+    b"via, max-forwards, x-real-ip, x-forwarded-port",
+    b"18446744073709551617",
 ];
 
-const START_LINES: [&[u8]; 8] = [
+const START_LINES: [&[u8]; 9] = [
     b"GET / HTTP/1.1",
     b"POST / HTTP/1.1",
     b"GET /a?b HTTP/1.0",
@@ -125,6 +151,7 @@ const START_LINES: [&[u8]; 8] = [
     b"OPTIONS http://other HTTP/1.1",
     b"DELETE /x%20y HTTP/1.1",
     b"x-Y /\xc3\xa9 HTTP/1.1",
+    b"TRACE / HTTP/1.1",
 ];
 
 /// A head of known parts: octets alone hardly ever combine two fields that mean something.
@@ -154,9 +181,14 @@ fn make(input: &mut Unstructured<'_>) -> Vec<u8> {
     head
 }
 
-fn forwarded(head: &RequestHead<'_>, admission: &Admission<'_>, behind: &[u8]) {
+fn forwarded(
+    head: &RequestHead<'_>,
+    admission: &Admission<'_>,
+    client: &ClientFacts<'_>,
+    behind: &[u8],
+) {
     let mut out = Vec::new();
-    write_request(&mut out, head, admission, &CLIENT);
+    write_request(&mut out, head, admission, client);
     let shown = out.escape_ascii().to_string();
     let again = naive::head(&out).unwrap_or_else(|| panic!("no head: {shown}"));
     assert_eq!(scan(LeadingLine::Refuse, &out), Ok(Some(0..out.len())), "{shown}");
@@ -164,7 +196,7 @@ fn forwarded(head: &RequestHead<'_>, admission: &Admission<'_>, behind: &[u8]) {
     assert_eq!(again.start_line, line, "{shown}");
     let lines: Lines =
         head.fields.iter().map(|line| (line.name.to_owned(), line.value.to_vec())).collect();
-    assert_eq!(again.fields, expected(head.version, &lines, admission), "{shown}");
+    assert_eq!(again.fields, expected(head, &lines, admission, client), "{shown}");
 
     // The most fields that there can be leave no room for ours: a backend with the same limit
     // would refuse them, which is no business of this property.
@@ -179,27 +211,64 @@ fn forwarded(head: &RequestHead<'_>, admission: &Admission<'_>, behind: &[u8]) {
         let mut storage = field_storage();
         let ours = parse_request(&out, &mut storage, FIELDS_MAX);
         let ours = ours.unwrap_or_else(|e| panic!("{e:?}: {shown}"));
-        let ours = admit(&ours).unwrap_or_else(|e| panic!("{e:?}: {shown}"));
-        let facts = |admission: &Admission<'_>| {
-            let plan = admission.plan;
-            (plan.method, plan.framing, plan.expects_continue, plan.upgrade)
-        };
-        assert_eq!(facts(&ours), facts(admission), "{shown}");
-        assert_eq!(ours.instance, admission.instance, "{shown}");
+        read_by_next(&admit(&ours), &again.fields, admission, &shown);
     }
     same_body(admission.plan.framing, &again.fields, behind);
 }
 
+/// A balancer behind this one decides as this one did, unless the journey ends there.
+fn read_by_next(
+    next: &Result<Admission<'_>, Failure>,
+    fields: &Lines,
+    admission: &Admission<'_>,
+    shown: &str,
+) {
+    let next = match next {
+        Ok(next) => next,
+        Err(Failure::ViaLoop) => {
+            let via = values(fields, "via").collect::<Vec<_>>().join(&b","[..]);
+            let via = String::from_utf8_lossy(&via).to_ascii_lowercase();
+            assert!(via.matches(SELF_NAME).count() > 4, "{shown}");
+            return;
+        }
+        Err(Failure::TraceRefused) => {
+            assert_eq!(values(fields, "max-forwards").collect::<Vec<_>>(), [b"0"], "{shown}");
+            return;
+        }
+        Err(failure) => panic!("{failure:?}: {shown}"),
+    };
+    let facts = |admission: &Admission<'_>| {
+        let plan = admission.plan;
+        (plan.method, plan.framing, plan.expects_continue, plan.upgrade)
+    };
+    assert_eq!(facts(next), facts(admission), "{shown}");
+    assert_eq!(next.instance, admission.instance, "{shown}");
+}
+
 /// What a backend must get, told line by line: the lines that go on, in order, then ours.
-fn expected(version: Version, lines: &Lines, admission: &Admission<'_>) -> Lines {
-    let authority = admission.authority.unwrap_or(CLIENT.local_authority.as_bytes()).to_vec();
-    let has = |wanted: &str| values(lines, wanted).next().is_some();
+fn expected(
+    head: &RequestHead<'_>,
+    lines: &Lines,
+    admission: &Admission<'_>,
+    client: &ClientFacts<'_>,
+) -> Lines {
+    let authority = admission.authority.unwrap_or(client.local_authority.as_bytes()).to_vec();
+    let is_http10 = head.version == Version::Http10;
+    let says_via = client.via == Via::Said;
+    // What is not believed is as if it had never been there.
+    let mut believed = lines.clone();
+    believed.retain(|(name, _)| client.trust == Trust::Believed || !is_testimony(name));
+    let has = |wanted: &str| values(&believed, wanted).next().is_some();
     let mut want = Lines::new();
-    for (name, value) in lines.iter().filter(|(name, _)| goes_on(name, lines)) {
+    for (name, value) in believed.iter().filter(|(name, _)| goes_on(name, lines)) {
         match name.to_ascii_lowercase().as_str() {
             "x-forwarded-for" | "x-forwarded-by" => {}
-            "expect" if version == Version::Http10 => {}
+            "expect" if is_http10 => {}
+            "via" if says_via => {}
             "host" => want.push((name.clone(), authority.clone())),
+            "max-forwards" if matches!(head.method, Method::Options | Method::Trace) => {
+                want.push((name.clone(), one_less(value)));
+            }
             _ => want.push((name.clone(), value.clone())),
         }
     }
@@ -210,26 +279,24 @@ fn expected(version: Version, lines: &Lines, admission: &Admission<'_>) -> Lines
     if has("transfer-encoding") {
         say("Transfer-Encoding", b"chunked");
     }
-    // Of TE, only the willingness to take trailers is ours to hand on (RFC 9110 §10.1.4).
-    let takes_trailers = version == Version::Http11
-        && values(lines, "te").any(|value| list_contains(value, b"trailers"));
-    let protocol = values(lines, "upgrade").last().filter(|_| admission.plan.upgrade);
-    match (protocol.is_some(), takes_trailers) {
-        (true, true) => say("Connection", b"upgrade, TE"),
+    let takes_trailers = !is_http10 && lists(lines, "te", "trailers");
+    match (admission.plan.upgrade, takes_trailers) {
+        (false, false) => {}
         (true, false) => say("Connection", b"upgrade"),
         (false, true) => say("Connection", b"TE"),
-        (false, false) => {}
+        (true, true) => say("Connection", b"upgrade, TE"),
     }
-    if let Some(protocol) = protocol {
-        say("Upgrade", protocol);
+    if admission.plan.upgrade {
+        say("Upgrade", values(lines, "upgrade").last().expect("a protocol to switch to"));
     }
     if takes_trailers {
         say("TE", b"trailers");
     }
-    let mut addresses: Vec<&[u8]> =
-        values(lines, "x-forwarded-for").filter(|value| !value.is_empty()).collect();
-    addresses.push(CLIENT.address.as_bytes());
-    say("X-Forwarded-For", &addresses.join(&b", "[..]));
+    let behind = |name: &str, last: &str| {
+        let earlier = values(&believed, name).filter(|value| !value.is_empty());
+        earlier.chain([last.as_bytes()]).collect::<Vec<_>>().join(&b", "[..])
+    };
+    say("X-Forwarded-For", &behind("x-forwarded-for", client.address));
     if !has("x-forwarded-proto") {
         say("X-Forwarded-Proto", b"http");
     }
@@ -237,7 +304,19 @@ fn expected(version: Version, lines: &Lines, admission: &Admission<'_>) -> Lines
         say("X-Forwarded-Host", &authority);
     }
     say("X-Forwarded-By", SELF_NAME.as_bytes());
+    if says_via {
+        let version = if is_http10 { "1.0" } else { "1.1" };
+        say("Via", &behind("via", &format!("{version} {SELF_NAME}")));
+    }
     want
+}
+
+/// RFC 9110 §7.6.2: one less, or the greatest number that we know.
+fn one_less(value: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(value);
+    let digits = text.trim_start_matches('0');
+    let number: u64 = digits.parse().unwrap_or(u64::MAX);
+    (number - 1).to_string().into_bytes()
 }
 
 /// A request body goes on verbatim; a backend that frames it by the forwarded head sees its end

@@ -43,7 +43,12 @@ pub fn run(octets: &[u8]) -> Verdict {
 /// Looks for the end of a head: at once, octet by octet, and in two parts cut everywhere that can
 /// make a difference.
 pub fn scan(leading: LeadingLine, octets: &[u8]) -> Found {
-    let whole = HeadScan::new(leading).advance(octets);
+    let mut scan = HeadScan::new(leading);
+    let whole = scan.advance(octets);
+    if let Ok(Some(found)) = &whole {
+        let line = octets[found.clone()].windows(2).position(|two| two == b"\r\n");
+        assert_eq!(Some(scan.start_line_bytes()), line, "the length of the start line");
+    }
     let mut bytewise = HeadScan::new(leading);
     let settled = (0..=octets.len()).map(|n| bytewise.advance(&octets[..n]));
     let settled = settled.into_iter().find(|found| *found != Ok(None)).unwrap_or(Ok(None));
@@ -136,7 +141,7 @@ fn target_is_sound(head: &RequestHead<'_>) {
 /// A refusal blames the client, has a status, and its answer reads back.
 fn refused(failure: Failure, format: ErrorFormat) -> Verdict {
     let status = failure.status().expect("a request that is refused is answered");
-    assert!((400..500).contains(&status) || matches!(status, 501 | 505), "{failure:?}");
+    assert!((400..500).contains(&status) || matches!(status, 501 | 505 | 508), "{failure:?}");
     let (body, content_type) = failure.body(format, &ErrorContext::default());
     let mut out = Vec::new();
     let date = "Sun, 06 Nov 1994 08:49:37 GMT";

@@ -14,19 +14,25 @@ const HOP_BY_HOP: [&str; 8] = [
     "upgrade",
 ];
 
-/// May not be removed by listing them in `Connection`.
-const PROTECTED: [&str; 10] = [
+/// May not be removed by listing them in `Connection`: what frames, routes or describes a message,
+/// and what ends a loop.
+const PROTECTED: [&str; 8] = [
     "cache-control",
     "content-encoding",
     "content-length",
     "content-type",
     "host",
+    "max-forwards",
     "stepflow-instance-id",
-    "x-forwarded-by",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
+    "via",
 ];
+
+/// What a client says about others: not removed either, and not believed of everybody.
+pub fn is_testimony(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let forwards = name.strip_prefix("x-forwarded-").is_some_and(|rest| !rest.is_empty());
+    forwards || name == "forwarded" || name == "x-real-ip"
+}
 
 pub fn is_one_of(name: &str, names: &[&str]) -> bool {
     names.iter().any(|known| name.eq_ignore_ascii_case(known))
@@ -48,5 +54,5 @@ pub fn lists(lines: &Lines, field: &str, member: &str) -> bool {
 /// Whether a line goes on, as far as both directions have it in common.
 pub fn goes_on(name: &str, lines: &Lines) -> bool {
     !is_one_of(name, &HOP_BY_HOP)
-        && (is_one_of(name, &PROTECTED) || !lists(lines, "connection", name))
+        && (is_one_of(name, &PROTECTED) || is_testimony(name) || !lists(lines, "connection", name))
 }
