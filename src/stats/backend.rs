@@ -23,6 +23,8 @@ pub struct BackendStats {
 pub struct BackendCell {
     /// Exchanges running now, streams included, until their last octet.
     pub in_flight: Gauge,
+    /// Of these, event streams.
+    pub event_streams: Gauge,
     // Allocated with the first finished exchange: a backend that a worker never uses costs one
     // cell.
     series: OnceLock<Box<Series>>,
@@ -47,6 +49,11 @@ impl BackendStats {
     #[inline]
     pub fn in_flight(&self) -> u64 {
         self.cells.iter().map(|cell| cell.in_flight.get()).sum()
+    }
+
+    /// Event streams running now on all workers.
+    pub fn event_streams(&self) -> u64 {
+        self.cells.iter().map(|cell| cell.event_streams.get()).sum()
     }
 
     /// The finished exchanges of every worker that has any.

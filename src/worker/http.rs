@@ -78,7 +78,7 @@ pub(super) struct Account {
     /// The connection ends with the exchange: the client wants it so, or its body is not read.
     closes: bool,
     /// The client is getting an event stream.
-    pub(super) is_event_stream: bool,
+    is_event_stream: bool,
     /// Status that the client got; 0 for none.
     pub(super) status: u16,
     pub(super) bytes_up: u64,
@@ -495,6 +495,14 @@ impl Account {
     /// The slot of the backend that the exchange is counted against.
     pub(super) fn slot(&self) -> Option<Slot> {
         self.in_flight.as_ref().map(InFlight::slot)
+    }
+
+    /// The client is getting an event stream: the exchange is counted as one of its backend.
+    pub(super) fn become_event_stream(&mut self) {
+        self.is_event_stream = true;
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.become_event_stream();
+        }
     }
 
     /// Counts the exchange and, if it is wanted, logs it.

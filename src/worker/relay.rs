@@ -276,7 +276,9 @@ where
         let _open: Option<Held<'_>> =
             plan.is_event_stream.then(|| self.worker.stats().event_streams_open.hold());
         self.departure_ends |= plan.is_event_stream;
-        self.account.is_event_stream = plan.is_event_stream;
+        if plan.is_event_stream {
+            self.account.become_event_stream();
+        }
         // It left before anybody could know that this would be a stream.
         if self.departure_ends && self.client.half_closed {
             return Err(Failure::ClientGone);

@@ -17,6 +17,7 @@ use crate::{
     model::{
         Backend, BackendId, Health, HealthCounts, InstanceId, Presence, Rng, Snapshot, Version,
     },
+    stats::BackendCell,
 };
 
 /// Index of a backend in one worker's table.
@@ -257,6 +258,11 @@ impl BackendTable {
         }
     }
 
+    /// The slot's cell in the counts of its backend.
+    pub(super) fn cell(&self, slot: Slot) -> &BackendCell {
+        self.entries[slot.0 as usize].backend.stats.cell(self.worker)
+    }
+
     fn check_invariants(&self) {
         if cfg!(debug_assertions) {
             for (id, slot) in &self.by_id {
@@ -293,6 +299,7 @@ mod tests {
             instance: InstanceId::parse(instance.as_bytes()).ok(),
             health: Health::Healthy,
             presence: Presence::Present,
+            draining: None,
             weight: Weight::ONE,
             priority: 0,
             stats: Arc::new(BackendStats::new(1)),

@@ -13,12 +13,20 @@ use crate::{
 pub(super) struct InFlight {
     worker: Rc<Worker>,
     slot: Slot,
+    is_event_stream: bool,
 }
 
 impl InFlight {
     pub(super) fn new(worker: &Rc<Worker>, slot: Slot) -> Self {
         worker.table.borrow_mut().acquire(slot);
-        Self { worker: Rc::clone(worker), slot }
+        Self { worker: Rc::clone(worker), slot, is_event_stream: false }
+    }
+
+    /// The exchange has turned out to be an event stream, and is counted as one until it ends.
+    pub(super) fn become_event_stream(&mut self) {
+        if !std::mem::replace(&mut self.is_event_stream, true) {
+            self.worker.table.borrow().cell(self.slot).event_streams.increment();
+        }
     }
 
     pub(super) fn slot(&self) -> Slot {
@@ -30,6 +38,9 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         // Only a panic inside the table itself finds it borrowed; its counts are void then.
         if let Ok(mut table) = self.worker.table.try_borrow_mut() {
+            if self.is_event_stream {
+                table.cell(self.slot).event_streams.decrement();
+            }
             table.release(self.slot);
         }
     }
