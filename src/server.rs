@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tracing::{error, info, warn};
 
 use crate::{
-    config::Config,
+    config::{ADMIN_ADDRESS_DEFAULT, Config},
     control::{self, ControlError, ControlParts, ExitReason, Signals},
     link::{self, Links},
     stats::WorkerStats,
@@ -72,6 +72,8 @@ pub struct Bound {
     pub data: SocketAddr,
     /// Address of the metrics.
     pub metrics: SocketAddr,
+    /// Address of the admin calls, if they are served.
+    pub admin: Option<SocketAddr>,
     /// What each worker runs on.
     pub drivers: Vec<ActiveDriver>,
     shutdown: UnboundedSender<()>,
@@ -116,13 +118,19 @@ pub fn start(config: Config, logger: &AccessLogger, signals: Signals) -> Result<
     let bind = |address, option| move |source| StartError::Bind { address, option, source };
     let listeners = socket::listeners(config.bind_address, count)
         .map_err(bind(config.bind_address, "bind_address"))?;
-    let admin_listener = socket::listeners(config.metrics_address, 1)
+    let metrics_listener = socket::listeners(config.metrics_address, 1)
         .map_err(bind(config.metrics_address, "metrics_address"))?
         .remove(0);
+    let admin_listener = match config.admin_address {
+        Some(address) => listen_for_admin(address).map_err(bind(address, "admin_address"))?,
+        None => None,
+    };
     let local =
         |listener: &std::net::TcpListener, otherwise| listener.local_addr().unwrap_or(otherwise);
     let data = local(&listeners[0], config.bind_address);
-    let metrics = local(&admin_listener, config.metrics_address);
+    let metrics = local(&metrics_listener, config.metrics_address);
+    let admin = admin_listener.as_ref().zip(config.admin_address);
+    let admin = admin.map(|(listener, address)| local(listener, address));
     let Links { publisher, report_bell, workers: ends } = link::connect(count)
         .map_err(|source| StartError::System { what: "link the threads", source })?;
     let stats: Arc<[WorkerStats]> = (0..count).map(|_| WorkerStats::default()).collect();
@@ -171,6 +179,7 @@ pub fn start(config: Config, logger: &AccessLogger, signals: Signals) -> Result<
         report_bell,
         workers: stats,
         drivers: drivers.iter().map(ActiveDriver::to_string).collect(),
+        metrics_listener,
         admin_listener,
         shutdown: shutdowns,
         signals,
@@ -184,8 +193,30 @@ pub fn start(config: Config, logger: &AccessLogger, signals: Signals) -> Result<
         workers = count,
         driver, descriptors, connections_max, "Load balancer listening on {data}"
     );
+    if let Some(admin) = admin {
+        info!("Admin calls available on http://{admin}/backends");
+    }
     info!("Prometheus metrics available on http://{metrics}/metrics");
-    Ok(Bound { data, metrics, drivers, shutdown, control, workers })
+    Ok(Bound { data, metrics, admin, drivers, shutdown, control, workers })
+}
+
+/// Nobody chose the default address, so a second balancer on a host must not fail on it: it does
+/// without the admin calls and says so.
+fn listen_for_admin(address: SocketAddr) -> io::Result<Option<std::net::TcpListener>> {
+    let is_default =
+        ADMIN_ADDRESS_DEFAULT.parse().is_ok_and(|default: SocketAddr| default == address);
+    match socket::listeners(address, 1) {
+        Ok(mut listeners) => Ok(Some(listeners.remove(0))),
+        Err(error) if is_default => {
+            warn!(
+                %error, %address, option = "admin_address",
+                "cannot listen for admin calls, and goes on without them; another address, or off, \
+                 ends this warning"
+            );
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Client connections that so many descriptors allow: each takes one, and one to its backend. The
@@ -237,6 +268,18 @@ impl Drop for AbortOnPanic {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_default_admin_address_may_be_in_use() {
+        let default: SocketAddr = ADMIN_ADDRESS_DEFAULT.parse().unwrap();
+        // If this fails, it is in use as well.
+        let _taken = std::net::TcpListener::bind(default);
+        assert!(listen_for_admin(default).unwrap().is_none());
+        let chosen = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let error = listen_for_admin(chosen.local_addr().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(listen_for_admin("127.0.0.1:0".parse().unwrap()).unwrap().is_some());
+    }
 
     #[test]
     fn connections_leave_descriptors_for_everything_else() {

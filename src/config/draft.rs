@@ -41,6 +41,7 @@ impl Draft {
             upstream: Vec::new(),
             bind_address: nowhere,
             metrics_address: nowhere,
+            admin_address: None,
             workers: None,
             io_driver: IoDriver::Auto,
             algorithm: Algorithm::LeastConnections,

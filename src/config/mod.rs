@@ -25,7 +25,7 @@ pub use environment::Environment;
 pub use error::{ConfigError, Place, Problem, Source, Warning, Written};
 pub use file::File;
 pub use flags::{Action, Flags, Invocation, Mode};
-pub use options::{OUR_PREFIX, SETTINGS, Setting};
+pub use options::{ADMIN_ADDRESS_DEFAULT, OUR_PREFIX, SETTINGS, Setting};
 pub use resolve::{Resolution, Sources};
 
 use std::{
@@ -46,6 +46,8 @@ pub struct Config {
     pub bind_address: SocketAddr,
     /// Address of the metrics and the control thread's own endpoints.
     pub metrics_address: SocketAddr,
+    /// Address of the admin calls; `None` leaves them out.
+    pub admin_address: Option<SocketAddr>,
     /// Worker threads; `None` means one per CPU that affinity and the cgroup quota allow.
     pub workers: Option<NonZeroUsize>,
     /// Which kernel interface the workers use.

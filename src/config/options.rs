@@ -39,6 +39,10 @@ pub struct Setting {
     pub(super) apply: fn(&mut Draft, &str) -> Parsed<()>,
 }
 
+/// Address of the admin calls when nobody says otherwise: only processes of the same host, or of
+/// the same pod, reach it.
+pub const ADMIN_ADDRESS_DEFAULT: &str = "127.0.0.1:9901";
+
 /// Prefix of the variables that are ours alone.
 pub const OUR_PREFIX: &str = "STEPFLOW_LB_";
 
@@ -80,6 +84,18 @@ pub static SETTINGS: &[Setting] = &[
         help: "Address of the metrics",
         group: "Addresses",
         apply: |draft, text| units::address(text).map(|a| draft.config.metrics_address = a),
+    },
+    Setting {
+        key: "admin_address",
+        flag: "admin-address",
+        environment: "STEPFLOW_LB_ADMIN_ADDRESS",
+        default: ADMIN_ADDRESS_DEFAULT,
+        accepted: "ip:port such as 127.0.0.1:9901 or [::1]:9901, or off",
+        help: "Address of the admin calls, which drain backends; whoever reaches it may use them",
+        group: "Addresses",
+        apply: |draft, text| {
+            units::or_off(text, units::address).map(|a| draft.config.admin_address = a)
+        },
     },
     Setting {
         key: "health_endpoint",

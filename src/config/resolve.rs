@@ -15,6 +15,7 @@ use super::{
 
 /// Key of the option that must be set.
 const UPSTREAM: &str = "upstream_service";
+const SAME_PORT: &str = "both listen on the same port of the same address";
 
 /// Everything that was said, by whom.
 #[derive(Debug, Default)]
@@ -146,7 +147,17 @@ fn contradictions(draft: &Draft, written: &[Written]) -> Vec<Problem> {
         (
             collide(config.bind_address, config.metrics_address),
             ("bind_address", "metrics_address"),
-            "both listen on the same port of the same address",
+            SAME_PORT,
+        ),
+        (
+            config.admin_address.is_some_and(|admin| collide(config.bind_address, admin)),
+            ("bind_address", "admin_address"),
+            SAME_PORT,
+        ),
+        (
+            config.admin_address.is_some_and(|admin| collide(config.metrics_address, admin)),
+            ("metrics_address", "admin_address"),
+            SAME_PORT,
         ),
         (
             refresh_reversed,

@@ -46,6 +46,7 @@ use crate::{
     },
     stats::WorkerStats,
 };
+use admin::Port;
 use resolve::Resolver;
 
 pub use crate::plane::ExitReason;
@@ -69,7 +70,9 @@ pub struct ControlParts {
     /// The I/O driver that each worker runs on.
     pub drivers: Vec<String>,
     /// Where metrics are served.
-    pub admin_listener: std::net::TcpListener,
+    pub metrics_listener: std::net::TcpListener,
+    /// Where the admin calls are served.
+    pub admin_listener: Option<std::net::TcpListener>,
     /// Each message is one request to shut down.
     pub shutdown: UnboundedReceiver<()>,
     /// Whether signals are requests to shut down as well.
@@ -97,6 +100,8 @@ pub struct AdminView {
     pub snapshot: RefCell<Arc<Snapshot>>,
     /// What the plane has counted.
     pub counters: RefCell<PlaneCounters>,
+    /// Tells the plane what an admin call wants. What follows shows in the snapshot.
+    pub inputs: UnboundedSender<Input>,
     /// When the control thread started.
     pub started: Instant,
 }
@@ -166,9 +171,15 @@ async fn drive(parts: ControlParts) -> Result<ExitReason, ControlError> {
         reading: interval(DRAIN_READING_PERIOD),
     };
     wakers.reading.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    parts.admin_listener.set_nonblocking(true).map_err(watch("the metrics listener"))?;
-    let admin_listener = tokio::net::TcpListener::from_std(parts.admin_listener)
-        .map_err(watch("the metrics listener"))?;
+    let listen = |listener: std::net::TcpListener, what| {
+        let listening = listener.set_nonblocking(true);
+        listening.and_then(|()| tokio::net::TcpListener::from_std(listener)).map_err(watch(what))
+    };
+    let metrics_listener = listen(parts.metrics_listener, "the metrics listener")?;
+    let admin_listener = match parts.admin_listener {
+        Some(listener) => Some(listen(listener, "the admin listener")?),
+        None => None,
+    };
     let hands = Hands {
         publisher: parts.publisher,
         resolver: Rc::new(Resolver::new(&parts.config.dns)),
@@ -178,8 +189,9 @@ async fn drive(parts: ControlParts) -> Result<ExitReason, ControlError> {
             .path
             .clone()
             .map(|path| Rc::new(Prober { path, timeout: parts.config.health.timeout })),
-        inputs,
+        inputs: inputs.clone(),
         view: Rc::new(AdminView {
+            inputs,
             workers: parts.workers,
             drivers: parts.drivers,
             snapshot: RefCell::new(Arc::new(Snapshot::empty())),
@@ -188,7 +200,13 @@ async fn drive(parts: ControlParts) -> Result<ExitReason, ControlError> {
             config: parts.config,
         }),
     };
-    tokio::task::spawn_local(admin::serve(admin_listener, Rc::clone(&hands.view)));
+    let serve = |listener, port| {
+        tokio::task::spawn_local(admin::serve(listener, Rc::clone(&hands.view), port));
+    };
+    serve(metrics_listener, Port::Metrics);
+    if let Some(listener) = admin_listener {
+        serve(listener, Port::Admin);
+    }
     let settings = settings(&hands.view.config, hands.view.workers.len());
     for target in &settings.targets {
         info!(upstream_service = %target, "Starting backend discovery");

@@ -35,6 +35,20 @@ pub(super) fn log(event: &PlaneEvent) {
             let instance_id = shown(instance.as_ref());
             info!(event = name, backend = %address, id = id.0, instance_id, "Backend is gone");
         }
+        PlaneEvent::BackendDraining { id, address, instance, cause, in_flight } => {
+            let instance_id = shown(instance.as_ref());
+            info!(
+                event = name, backend = %address, id = id.0, instance_id, cause = cause.label(),
+                in_flight, "Backend is draining and takes no new work"
+            );
+        }
+        PlaneEvent::BackendUndrained { id, address, instance } => {
+            let instance_id = shown(instance.as_ref());
+            info!(
+                event = name, backend = %address, id = id.0, instance_id,
+                "Backend is no longer draining"
+            );
+        }
         PlaneEvent::BackendHealthy { id, address, instance } => {
             let instance_id = shown(instance.as_ref());
             info!(event = name, backend = %address, id = id.0, instance_id, "Backend is healthy");

@@ -41,15 +41,16 @@ impl Controlled {
         let (subscriber, bell) = links.workers.remove(0);
         let stats: Arc<[WorkerStats]> = Arc::from([WorkerStats::default()]);
         let (shutdown, shutdowns) = unbounded_channel();
-        let admin_listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let metrics = admin_listener.local_addr().expect("an address");
+        let metrics_listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let metrics = metrics_listener.local_addr().expect("an address");
         let parts = ControlParts {
             config: Arc::new(config),
             publisher: links.publisher,
             report_bell: links.report_bell,
             workers: Arc::clone(&stats),
             drivers: vec!["epoll".to_owned()],
-            admin_listener,
+            metrics_listener,
+            admin_listener: None,
             shutdown: shutdowns,
             signals: Signals::Ignore,
         };

@@ -67,6 +67,7 @@ impl DemoBackends {
             ("upstream_service", upstream.join(",")),
             ("bind_address", free_or_any(8080).to_string()),
             ("metrics_address", free_or_any(9090).to_string()),
+            ("admin_address", free_or_any(9901).to_string()),
             ("access_log", "all".to_owned()),
             ("drain_grace", "0".to_owned()),
             ("drain_timeout", "2s".to_owned()),

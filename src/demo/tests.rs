@@ -187,7 +187,7 @@ fn a_port_that_is_taken_is_replaced_by_a_free_one() {
     assert_eq!(free_or_any(port).port(), 0);
     let demo = DemoBackends::start().unwrap();
     let defaults = demo.defaults();
-    for key in ["bind_address", "metrics_address"] {
+    for key in ["bind_address", "metrics_address", "admin_address"] {
         let (_, address) = defaults.iter().find(|(k, _)| *k == key).unwrap();
         assert!(address.parse::<SocketAddr>().unwrap().ip().is_loopback(), "{address}");
     }

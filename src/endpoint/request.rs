@@ -18,6 +18,8 @@ pub struct Request {
     pub host: Box<[u8]>,
     /// Value of the first `Stepflow-Instance-Id`.
     pub instance: Option<Box<[u8]>>,
+    /// A web page sent it: browsers say so in `Origin`.
+    pub has_origin: bool,
     /// The body's octets.
     pub body: Vec<u8>,
     /// Whether the client wants the connection to end with the response.
@@ -111,6 +113,7 @@ impl Request {
             target: head.target.forwarded().into(),
             host: Box::default(),
             instance: None,
+            has_origin: false,
             body: Vec::new(),
             closes: head.version == Version::Http10,
             expects_continue: false,
@@ -131,7 +134,7 @@ impl Request {
                 Field::StepflowInstanceId if request.instance.is_none() => {
                     request.instance = Some(line.value.into());
                 }
-                _ => {}
+                _ => request.has_origin |= line.name.eq_ignore_ascii_case("origin"),
             }
         }
         // RFC 9112 §3.2: a server must refuse both.
@@ -144,6 +147,11 @@ impl Request {
     /// The target without its query.
     pub fn path(&self) -> &[u8] {
         self.target.split(|b| *b == b'?').next().unwrap_or_default()
+    }
+
+    /// What follows the first `?` of the target.
+    pub fn query(&self) -> Option<&[u8]> {
+        self.target.splitn(2, |b| *b == b'?').nth(1)
     }
 }
 

@@ -106,6 +106,25 @@ pub enum Presence {
     Leaving,
 }
 
+/// Who wants a backend to take no new work although nothing is wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainCause {
+    /// The operator, by the admin call.
+    Operator,
+    /// The backend itself: its health body says that it is draining.
+    Backend,
+}
+
+impl DrainCause {
+    /// The word for it in logs and in the answers of the admin calls.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Backend => "backend",
+        }
+    }
+}
+
 /// Share of new work relative to the other backends of the same priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Weight(NonZeroU16);
@@ -138,6 +157,9 @@ pub struct Backend {
     pub health: Health,
     /// Whether discovery still names it.
     pub presence: Presence,
+    /// Whether it is being emptied: it takes no new work, and stays reachable for requests that
+    /// name its instance until they are done.
+    pub draining: Option<DrainCause>,
     /// Share of new work.
     pub weight: Weight,
     /// Lower is preferred; a higher one is used only when no lower one can take work (RFC 2782).
@@ -146,10 +168,55 @@ pub struct Backend {
     pub stats: Arc<BackendStats>,
 }
 
+/// One word for what a backend is doing, for people. Of several that apply the first one holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendState {
+    /// Discovery dropped it; what runs there finishes.
+    Leaving,
+    /// Somebody wants it emptied; what runs there finishes.
+    Draining,
+    /// Takes new work.
+    Healthy,
+    /// Out by its health checks.
+    Unhealthy,
+    /// Not judged yet.
+    Unprobed,
+}
+
+impl BackendState {
+    /// Every state.
+    pub const ALL: [Self; 5] =
+        [Self::Healthy, Self::Unhealthy, Self::Unprobed, Self::Draining, Self::Leaving];
+
+    /// The state of a backend.
+    pub fn of(backend: &Backend) -> Self {
+        match (backend.presence, backend.draining, backend.health) {
+            (Presence::Leaving, ..) => Self::Leaving,
+            (Presence::Present, Some(_), _) => Self::Draining,
+            (Presence::Present, None, Health::Healthy) => Self::Healthy,
+            (Presence::Present, None, Health::Unhealthy) => Self::Unhealthy,
+            (Presence::Present, None, Health::Unprobed) => Self::Unprobed,
+        }
+    }
+
+    /// The word.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Leaving => "leaving",
+            Self::Draining => "draining",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+            Self::Unprobed => "unprobed",
+        }
+    }
+}
+
 impl Backend {
     /// May take work that names no instance.
     pub fn takes_new_work(&self) -> bool {
-        self.health == Health::Healthy && self.presence == Presence::Present
+        self.health == Health::Healthy
+            && self.presence == Presence::Present
+            && self.draining.is_none()
     }
 }
 

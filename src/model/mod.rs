@@ -12,7 +12,10 @@ mod snapshot;
 mod target;
 mod trust;
 
-pub use backend::{Backend, BackendId, Health, InstanceId, InstanceIdError, Presence, Weight};
+pub use backend::{
+    Backend, BackendId, BackendState, DrainCause, Health, InstanceId, InstanceIdError, Presence,
+    Weight,
+};
 pub use report::Report;
 pub use rng::Rng;
 pub use snapshot::{HealthCounts, Phase, Snapshot, Version};

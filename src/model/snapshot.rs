@@ -1,6 +1,6 @@
 //! Pure: the immutable, versioned picture that the control thread publishes.
 
-use super::{Backend, Health, Presence};
+use super::{Backend, Presence};
 
 /// Number of a snapshot. Only grows; a worker that has version `n` has seen everything up to `n`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,7 +60,7 @@ impl Snapshot {
         let present = || self.backends.iter().filter(|b| b.presence == Presence::Present);
         HealthCounts {
             total: present().count(),
-            healthy: present().filter(|b| b.health == Health::Healthy).count(),
+            healthy: present().filter(|b| b.takes_new_work()).count(),
         }
     }
 }

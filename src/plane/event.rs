@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     health::{InstanceIdFault, ProbeFailure},
-    model::{BackendId, InstanceId},
+    model::{BackendId, DrainCause, InstanceId},
 };
 
 /// Something an operator may want to know.
@@ -24,6 +24,16 @@ pub enum PlaneEvent {
     BackendReturned { id: BackendId, address: SocketAddr },
     /// A backend that discovery no longer names has nothing running any more.
     BackendGone { id: BackendId, address: SocketAddr, instance: Option<InstanceId> },
+    /// A backend takes no new work, because the operator or the backend itself wants it emptied.
+    BackendDraining {
+        id: BackendId,
+        address: SocketAddr,
+        instance: Option<InstanceId>,
+        cause: DrainCause,
+        in_flight: u64,
+    },
+    /// Nobody wants a backend emptied any more.
+    BackendUndrained { id: BackendId, address: SocketAddr, instance: Option<InstanceId> },
     /// Health checks brought a backend into balancing.
     BackendHealthy { id: BackendId, address: SocketAddr, instance: Option<InstanceId> },
     /// Health checks took a backend out of balancing.
@@ -79,6 +89,8 @@ impl PlaneEvent {
             Self::BackendLeft { .. } => "backend_left",
             Self::BackendReturned { .. } => "backend_returned",
             Self::BackendGone { .. } => "backend_gone",
+            Self::BackendDraining { .. } => "backend_draining",
+            Self::BackendUndrained { .. } => "backend_undrained",
             Self::BackendHealthy { .. } => "backend_healthy",
             Self::BackendUnhealthy { .. } => "backend_unhealthy",
             Self::ProbeFailed { .. } => "probe_failed",

@@ -38,6 +38,7 @@ use crate::{
 use discovery::Discovery;
 use journal::Journal;
 use life::{Life, Step};
+pub use roster::DrainScope;
 use roster::Roster;
 
 /// How often backends that are leaving are looked at.
@@ -100,6 +101,13 @@ pub enum Input {
     },
     /// A worker reports.
     Reported(Report),
+    /// The operator wants a backend drained, or no longer.
+    DrainOrdered {
+        /// Which one.
+        backend: BackendId,
+        /// What was named; `None` takes the order back.
+        order: Option<DrainScope>,
+    },
     /// SIGTERM or its like.
     Shutdown,
     /// How many client connections are open, fed repeatedly while the process is draining.
@@ -191,6 +199,9 @@ impl Plane {
                 self.roster.probed(backend, verdict, now, &mut self.rng, &mut self.journal);
             }
             Input::Reported(report) => self.reported(&report, now),
+            Input::DrainOrdered { backend, order } => {
+                self.roster.order_drain(backend, order, &mut self.journal);
+            }
             Input::Shutdown => {
                 let step = self.life.shutdown(now, &mut self.journal);
                 self.follow(step);

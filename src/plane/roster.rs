@@ -21,7 +21,7 @@ use crate::{
     health::{
         HealthMachine, Outcome, Policy, ProbeFailure, ProbeSuccess, ProbeVerdict, Transition,
     },
-    model::{Backend, BackendId, Health, InstanceId, Presence, Rng},
+    model::{Backend, BackendId, DrainCause, Health, InstanceId, Presence, Rng},
     stats::BackendStats,
 };
 
@@ -59,6 +59,17 @@ struct Entry {
     changes: u32,
     last_seen_change: Option<Instant>,
     is_fault_told: bool,
+    /// The operator wants it emptied.
+    ordered_drain: Option<DrainScope>,
+}
+
+/// What an operator named who wants a backend drained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainScope {
+    /// The process: whoever takes its address afterwards serves.
+    Instance,
+    /// The address: whoever answers there, until the order is taken back or discovery drops it.
+    Address,
 }
 
 /// Where an instance id was read.
@@ -131,6 +142,7 @@ impl Roster {
                 instance: None,
                 health: machine.as_ref().map_or(Health::Healthy, HealthMachine::health),
                 presence: Presence::Present,
+                draining: None,
                 weight: share.weight,
                 priority: share.priority,
                 stats: Arc::new(BackendStats::new(self.workers)),
@@ -140,6 +152,7 @@ impl Roster {
             changes: 0,
             last_seen_change: None,
             is_fault_told: false,
+            ordered_drain: None,
         });
         journal.event(PlaneEvent::BackendDiscovered { id, address });
     }
@@ -312,6 +325,39 @@ impl Roster {
         }
     }
 
+    /// The operator wants this backend drained, or no longer. An order that is in force already
+    /// changes nothing but its scope.
+    pub(super) fn order_drain(
+        &mut self,
+        id: BackendId,
+        order: Option<DrainScope>,
+        journal: &mut Journal,
+    ) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        entry.ordered_drain = order;
+        self.settle_drain(id, journal);
+    }
+
+    /// Whether a backend is being drained follows from who wants it.
+    fn settle_drain(&mut self, id: BackendId, journal: &mut Journal) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let wanted = entry.ordered_drain.map(|_| DrainCause::Operator);
+        let backend = &mut entry.backend;
+        let before = std::mem::replace(&mut backend.draining, wanted);
+        if before == wanted {
+            return;
+        }
+        self.is_changed = true;
+        let (address, instance) = (backend.address, backend.instance.clone());
+        let in_flight = backend.stats.in_flight();
+        journal.event(match (wanted, before) {
+            (Some(cause), _) => {
+                PlaneEvent::BackendDraining { id, address, instance, cause, in_flight }
+            }
+            (None, _) => PlaneEvent::BackendUndrained { id, address, instance },
+        });
+    }
+
     /// A worker could not connect: asks the backend at once. Gives back the host to resolve anew.
     pub(super) fn connect_failed(&mut self, id: BackendId, now: Instant) -> Option<Arc<str>> {
         self.demand(id, now);
@@ -407,6 +453,10 @@ impl Roster {
         if let Some(machine) = &mut entry.machine {
             machine.restart(now);
         }
+        if entry.ordered_drain == Some(DrainScope::Instance) {
+            entry.ordered_drain = None;
+            entry.backend.draining = None;
+        }
         let (address, changes) = (entry.backend.address, entry.changes);
         let id = self.insert(entry);
         journal.event(PlaneEvent::InstanceChanged { id, address, old, new, changes });
@@ -479,6 +529,8 @@ impl Roster {
             assert!(id.0 < self.next_id);
             assert_eq!(self.by_address.get(&backend.address), Some(id));
             assert_eq!(backend.presence == Presence::Leaving, self.leaving.contains(id));
+            let ordered = entry.ordered_drain.map(|_| DrainCause::Operator);
+            assert_eq!(backend.draining, ordered);
             if let Some(instance) = &backend.instance {
                 assert!(self.claims.has(instance, *id));
             }

@@ -3,7 +3,7 @@ use std::{net::IpAddr, num::NonZeroU32};
 use super::*;
 use crate::{
     health::{ProbeFailure, ProbeSuccess},
-    model::{Backend, Health, InstanceId, Phase, Presence},
+    model::{Backend, DrainCause, Health, InstanceId, Phase, Presence},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -698,6 +698,39 @@ fn a_second_shutdown_ends_at_once() {
         assert_eq!(world.exit, Some(ExitReason::Forced { cut: 0 }));
         world.handle(Input::Shutdown);
         world.pass(100 * SECOND);
+    }
+}
+
+#[test]
+fn an_ordered_drain_ends_new_work_until_it_is_taken_back() {
+    let mut world = World::new(&unprobed("10.0.0.1:80"));
+    let id = world.snapshot().backends[0].id;
+    let order = |order| Input::DrainOrdered { backend: id, order };
+    let published = world.snapshots.len();
+    world.handle(order(None));
+    assert_eq!(world.snapshots.len(), published, "nothing was ordered, nothing changes");
+    world.handle(order(Some(DrainScope::Address)));
+    assert_eq!(world.snapshot().backends[0].draining, Some(DrainCause::Operator));
+    assert_eq!(world.snapshot().health_counts(), HealthCounts { total: 1, healthy: 0 });
+    world.handle(order(Some(DrainScope::Instance)));
+    assert_eq!(world.snapshots.len(), published + 1, "an order in force is no news");
+    world.handle(order(None));
+    assert!(world.snapshot().backends[0].takes_new_work());
+    assert_eq!(world.snapshots.len(), published + 2);
+}
+
+#[test]
+fn a_drain_by_instance_ends_with_the_process_and_one_by_address_does_not() {
+    for (scope, still) in [(DrainScope::Instance, false), (DrainScope::Address, true)] {
+        let mut world = World::new(&unprobed("10.0.0.1:80"));
+        let id = world.snapshot().backends[0].id;
+        world.handle(Input::Reported(Report::InstanceSeen(id, instance("old"))));
+        world.handle(Input::DrainOrdered { backend: id, order: Some(scope) });
+        world.pass(2 * SECOND);
+        world.handle(Input::Reported(Report::InstanceSeen(id, instance("new"))));
+        let successor = &world.snapshot().backends[0];
+        assert_ne!(successor.id, id);
+        assert_eq!(successor.draining.is_some(), still, "{scope:?}");
     }
 }
 

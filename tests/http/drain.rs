@@ -153,9 +153,11 @@ fn a_body_on_its_way_when_the_process_drains_arrives() {
 fn an_address_in_use_ends_the_program_with_one_line_that_names_address_and_option() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    for (variable, key) in
-        [("BIND_ADDRESS", "bind_address"), ("METRICS_ADDRESS", "metrics_address")]
-    {
+    for (variable, key) in [
+        ("BIND_ADDRESS", "bind_address"),
+        ("METRICS_ADDRESS", "metrics_address"),
+        ("STEPFLOW_LB_ADMIN_ADDRESS", "admin_address"),
+    ] {
         let mut command = before(command(), &[]);
         command.env("UPSTREAM_SERVICE", "127.0.0.1:1").env(variable, &address);
         let ended = run(command);

@@ -12,6 +12,7 @@ mod support;
 mod affinity;
 mod bodies;
 mod drain;
+mod draining;
 mod driver;
 mod forwarding;
 mod framing;

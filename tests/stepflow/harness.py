@@ -261,6 +261,7 @@ class Balancer(Process):
         env["UPSTREAM_SERVICE"] = upstream
         env["BIND_ADDRESS"] = joined(address)
         env["METRICS_ADDRESS"] = joined(metrics_address)
+        env["STEPFLOW_LB_ADMIN_ADDRESS"] = "127.0.0.1:0"
         env.update({key: str(value) for key, value in options.items()})
         super().__init__(name, [*launcher, balancer_binary()], directory, env=env)
         self.address = address

@@ -19,6 +19,8 @@ pub(crate) struct Balancer {
     pub(crate) address: SocketAddr,
     /// Address of the metrics.
     pub(crate) metrics_address: SocketAddr,
+    /// Address of the admin calls.
+    pub(crate) admin_address: Option<SocketAddr>,
     /// What each worker runs on.
     pub(crate) drivers: Vec<String>,
 }
@@ -47,6 +49,7 @@ impl Balancer {
             .with("upstream_service", &addresses.join(","))
             .with("bind_address", "127.0.0.1:0")
             .with("metrics_address", "127.0.0.1:0")
+            .with("admin_address", "127.0.0.1:0")
             .with("workers", "2")
             // Whoever fails a check is asked again soon: tests wait for what follows.
             .with("health_check_interval", "100ms")
@@ -163,6 +166,7 @@ impl Setup {
         Balancer {
             address: bound.data,
             metrics_address: bound.metrics,
+            admin_address: bound.admin,
             drivers: bound.drivers.iter().map(ToString::to_string).collect(),
             bound: Some(bound),
             log: Some(log),

@@ -59,6 +59,7 @@ pub(crate) fn before(mut command: Command, backends: &[&Backend]) -> Command {
         .env("UPSTREAM_SERVICE", addresses.join(","))
         .env("BIND_ADDRESS", "127.0.0.1:0")
         .env("METRICS_ADDRESS", "127.0.0.1:0")
+        .env("STEPFLOW_LB_ADMIN_ADDRESS", "127.0.0.1:0")
         .env("HEALTH_CHECK_INTERVAL", "100ms");
     command
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     health::ProbeFailure,
     http1::Method,
-    model::{Backend, Health, Phase, Presence, Snapshot},
+    model::{Backend, BackendState, Phase, Presence, Snapshot},
     plane::PlaneCounters,
     stats::{
         Counter, DURATION_BUCKETS_MS, Gauge, HistogramReading, SeriesReading, StatusKey,
@@ -180,16 +180,11 @@ fn backends(page: &mut Page, scrape: &Scrape<'_>) {
         Kind::Counter,
         scrape.plane.discovery_operations,
     );
-    let states: [(&str, fn(&Backend) -> bool); 4] = [
-        ("healthy", |b| b.presence == Presence::Present && b.health == Health::Healthy),
-        ("unhealthy", |b| b.presence == Presence::Present && b.health == Health::Unhealthy),
-        ("unprobed", |b| b.presence == Presence::Present && b.health == Health::Unprobed),
-        ("leaving", |b| b.presence == Presence::Leaving),
-    ];
     let mut family = page.family("stepflow_lb_backends", "Backends by state", Kind::Gauge);
-    for (state, is_in) in states {
-        let count = scrape.snapshot.backends.iter().filter(|backend| is_in(backend)).count();
-        family.sample(&[("state", &state)], count);
+    for state in BackendState::ALL {
+        let of = |backend: &&Backend| BackendState::of(backend) == state;
+        let count = scrape.snapshot.backends.iter().filter(of).count();
+        family.sample(&[("state", &state.label())], count);
     }
 }
 

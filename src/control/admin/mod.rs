@@ -1,12 +1,14 @@
-//! The metrics port: Prometheus text, and the balancer's own `/health` and `/ready`.
+//! The two ports of the control thread. The metrics port has Prometheus text and the balancer's own
+//! `/health` and `/ready`; the admin port has calls that change something ([`backends`]).
 //!
 //! Served by the control thread from the last snapshot and the workers' counters; no worker is
-//! asked anything, so a scrape costs requests nothing. Every path but the two gives metrics, as
-//! with the original balancer.
+//! asked anything, so a scrape costs requests nothing. On the metrics port every path but the two
+//! gives metrics, as with the original balancer.
 //!
 //! Invariant: whatever clients do here, the control thread goes on. Connections are few, bounded in
 //! memory and in time, and an error in one ends that one.
 
+mod backends;
 mod exposition;
 mod metrics;
 mod process;
@@ -40,8 +42,17 @@ const LIMITS: Limits = Limits {
 /// Pause after an accept that failed: descriptors come back when connections end.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Serves until the process ends. Must run within a `LocalSet`.
-pub async fn serve(listener: TcpListener, view: Rc<AdminView>) {
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// Metrics and health: changes nothing.
+    Metrics,
+    /// The admin calls.
+    Admin,
+}
+
+/// Serves a port until the process ends. Must run within a `LocalSet`.
+pub async fn serve(listener: TcpListener, view: Rc<AdminView>, port: Port) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -49,24 +60,27 @@ pub async fn serve(listener: TcpListener, view: Rc<AdminView>) {
             Ok((stream, peer)) => {
                 let view = Rc::clone(&view);
                 spawn_local(async move {
-                    if let Err(error) = converse(stream, &view).await {
-                        debug!(%peer, %error, "connection to the metrics port ended");
+                    if let Err(error) = converse(stream, &view, port).await {
+                        debug!(%peer, %error, ?port, "connection to the control thread ended");
                     }
                     drop(place);
                 });
             }
             Err(error) => {
-                warn!(%error, "cannot accept on the metrics port");
+                warn!(%error, ?port, "cannot accept for the control thread");
                 sleep(ACCEPT_BACKOFF).await;
             }
         }
     }
 }
 
-async fn converse(stream: TcpStream, view: &AdminView) -> io::Result<()> {
+async fn converse(stream: TcpStream, view: &AdminView, port: Port) -> io::Result<()> {
     let mut connection = Connection::new(stream, LIMITS);
     while let Some(request) = connection.next_request().await? {
-        let response = answer(&request, view);
+        let response = match port {
+            Port::Metrics => answer(&request, view),
+            Port::Admin => backends::answer(&request, view).await,
+        };
         connection.respond(request.method, &response, request.closes).await?;
         if request.closes {
             break;

@@ -27,6 +27,7 @@ fn view(snapshot: Snapshot) -> AdminView {
         snapshot: RefCell::new(Arc::new(snapshot)),
         counters: RefCell::new(PlaneCounters::default()),
         started: Instant::now(),
+        inputs: tokio::sync::mpsc::unbounded_channel().0,
     }
 }
 
@@ -37,6 +38,7 @@ fn healthy() -> Snapshot {
         instance: None,
         health: Health::Healthy,
         presence: Presence::Present,
+        draining: None,
         weight: Weight::ONE,
         priority: 0,
         stats: Arc::new(BackendStats::new(1)),
@@ -53,7 +55,7 @@ fn serving<T: Send + 'static>(
     LocalSet::new().block_on(&runtime.expect("a runtime"), async {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        spawn_local(serve(listener, Rc::new(view(snapshot))));
+        spawn_local(serve(listener, Rc::new(view(snapshot)), Port::Metrics));
         tokio::task::spawn_blocking(move || client(address)).await.expect("the client succeeds")
     })
 }

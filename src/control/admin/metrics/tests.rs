@@ -7,7 +7,7 @@ use std::{
 
 use super::*;
 use crate::{
-    model::{BackendId, InstanceId, Version, Weight},
+    model::{BackendId, Health, InstanceId, Version, Weight},
     stats::BackendStats,
 };
 
@@ -124,6 +124,7 @@ fn backend(id: u64, address: &str, instance: &str) -> Backend {
         instance: InstanceId::parse(instance.as_bytes()).ok(),
         health: Health::Healthy,
         presence: Presence::Present,
+        draining: None,
         weight: Weight::ONE,
         priority: 0,
         stats: Arc::new(BackendStats::new(WORKERS)),
