@@ -5,13 +5,12 @@
 //! into how many pieces more (up to 7) the body is cut, as many lengths of pieces, and the body.
 
 use arbitrary::Unstructured;
-use stepflow_load_balancer::http1::{
-    Body, BodyError, Coding, ContentLeft, Framing, Step, Transfer,
-};
+use stepflow_load_balancer::http1::{Body, BodyError, BodyLimits, Coding, Framing, Step, Transfer};
 
 use super::{
     Verdict,
-    naive::{self, End, Seen},
+    naive::{self, End, Lines, Seen},
+    rules::trailers_that_go_on,
 };
 
 /// Properties: however the input is split, content, trailers and end are those that the naive
@@ -49,7 +48,7 @@ pub fn run(octets: &[u8]) -> Verdict {
     for pieces in [&[body][..], &pieces, &bytewise] {
         follow(Body::new(framing), pieces, &seen);
         limit(Body::new(framing), pieces, &seen);
-        hand_on(transfer, framing, coding, flags & 8 != 0, pieces, &seen);
+        hand_on(transfer, framing, coding, flags & 8 != 0, pieces, &seen, &Lines::new());
     }
     if seen.end == End::Bad { Verdict::Refused } else { Verdict::Accepted }
 }
@@ -121,10 +120,9 @@ fn follow(mut body: Body, pieces: &[&[u8]], seen: &Seen) {
 fn limit(body: Body, pieces: &[&[u8]], seen: &Seen) {
     let content = seen.content().len() as u64;
     let within = |bytes_max: u64| {
-        let (mut body, mut left) = (body, ContentLeft::new(Some(bytes_max)));
-        pieces.iter().try_fold(0, |sum, piece| {
-            body.measure_within(piece, &mut left).map(|measured| sum + measured)
-        })
+        let limits = BodyLimits { content_bytes_max: bytes_max, ..BodyLimits::default() };
+        let mut body = body.within(limits);
+        pieces.iter().try_fold(0, |sum, piece| body.measure(piece).map(|n| sum + n))
     };
     let enough = within(content);
     match seen.end {
@@ -137,7 +135,7 @@ fn limit(body: Body, pieces: &[&[u8]], seen: &Seen) {
     }
 }
 
-/// Hands a body on and holds what comes out against what went in.
+/// Hands a body on and holds what comes out against what went in. `head` is that of the message.
 pub fn hand_on(
     mut transfer: Transfer,
     framing: Framing,
@@ -145,9 +143,10 @@ pub fn hand_on(
     is_text: bool,
     pieces: &[&[u8]],
     seen: &Seen,
+    head: &Lines,
 ) {
     if transfer.is_verbatim() {
-        return;
+        return hand_on_alike(transfer, pieces, seen, head);
     }
     let content = seen.content();
     let is_utf8 = is_text && std::str::from_utf8(&content).is_ok();
@@ -203,8 +202,47 @@ pub fn hand_on(
     assert_eq!(after_end.content(), content);
     if coding == Coding::Chunked {
         assert_eq!(after_end.end, End::Complete(out.len()));
-        assert_eq!(after_end.trailers, seen.trailers);
+        assert_eq!(after_end.trailers, trailers_that_go_on(&seen.trailers, head));
     }
+}
+
+/// What goes on verbatim does so octet for octet but for trailers, in place and copied alike.
+pub fn hand_on_alike(transfer: Transfer, pieces: &[&[u8]], seen: &Seen, head: &Lines) {
+    let (mut in_place, mut copying) = (transfer, transfer);
+    let (mut out, mut behind, mut copied, mut taken) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    for piece in pieces {
+        let mut octets = piece.to_vec();
+        let measured = in_place.measure(&mut octets);
+        let copied_in = copying.copy(piece, &mut copied);
+        assert_eq!(measured.is_err(), copied_in.is_err());
+        let (Ok(n), Ok(copied_in)) = (measured, copied_in) else {
+            assert_eq!(seen.end, End::Bad);
+            return;
+        };
+        taken += copied_in;
+        out.extend_from_slice(&octets[..n]);
+        behind.extend_from_slice(&octets[n..]);
+    }
+    assert_ne!(seen.end, End::Bad);
+    assert_eq!(out.escape_ascii().to_string(), copied.escape_ascii().to_string());
+    let input = pieces.concat();
+    match seen.end {
+        End::Complete(n) => {
+            let (body, rest) = input.split_at(n);
+            let front = body.len() - seen.trailers.len();
+            // The trailers stand before the last line end, if there are any.
+            let end = if seen.trailers.is_empty() { 0 } else { 2 };
+            let kept = trailers_that_go_on(&seen.trailers, head);
+            let want = [&body[..front - end], &kept, &body[n - end..]].concat();
+            assert_eq!(out.escape_ascii().to_string(), want.escape_ascii().to_string());
+            assert_eq!((taken, behind.as_slice()), (n, rest));
+        }
+        End::Partial | End::Bad => {
+            assert_eq!((taken, behind.len()), (input.len(), 0));
+            assert!(out.len() <= input.len());
+        }
+    }
+    assert_eq!(in_place.is_done(), matches!(seen.end, End::Complete(_)));
 }
 
 fn outgoing(out: &[u8], coding: Coding) -> Seen {

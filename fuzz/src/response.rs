@@ -18,7 +18,7 @@ use stepflow_load_balancer::{
 use super::{
     Verdict, body,
     head::scan,
-    naive::{self, End, Lines},
+    naive::{self, Lines},
     rules::{goes_on, is_one_of, lists, values},
 };
 
@@ -101,7 +101,8 @@ fn relay(
         assert_eq!(said, [instance]);
     }
     if plan.then == Then::Relay {
-        same_body(&plan, framing, framing_of_backend(request, head.status, &naive), behind);
+        let backend = framing_of_backend(request, head.status, &naive);
+        same_body(&plan, framing, backend, behind, &naive.fields);
     }
     Verdict::Accepted
 }
@@ -182,7 +183,13 @@ fn says_how_it_ends(
 }
 
 /// The client reads the content that the backend sent, wherever each sees it end.
-fn same_body(plan: &ResponsePlan, framing: Framing, backend: Framing, behind: &[u8]) {
+fn same_body(
+    plan: &ResponsePlan,
+    framing: Framing,
+    backend: Framing,
+    behind: &[u8],
+    fields: &Lines,
+) {
     let seen = body::read(behind, backend);
     let coding = match framing {
         Framing::Chunked => Coding::Chunked,
@@ -196,10 +203,5 @@ fn same_body(plan: &ResponsePlan, framing: Framing, backend: Framing, behind: &[
             || (framing == Framing::Chunked) == (backend == Framing::Chunked)
     );
     assert!(backend != Framing::UntilClose || plan.upstream_persistence == Persistence::Close);
-    if let (End::Complete(n), true) = (seen.end, plan.transfer.is_verbatim()) {
-        let mut transfer = plan.transfer;
-        assert_eq!(transfer.measure(behind), Ok(n));
-        assert!(transfer.is_done());
-    }
-    body::hand_on(plan.transfer, backend, coding, plan.is_event_stream, &pieces, &seen);
+    body::hand_on(plan.transfer, backend, coding, plan.is_event_stream, &pieces, &seen, fields);
 }

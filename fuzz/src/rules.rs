@@ -56,3 +56,78 @@ pub fn goes_on(name: &str, lines: &Lines) -> bool {
     !is_one_of(name, &HOP_BY_HOP)
         && (is_one_of(name, &PROTECTED) || is_testimony(name) || !lists(lines, "connection", name))
 }
+
+/// Must not be trailers (RFC 9110 §6.5.1): what frames, routes, modifies a request, authenticates,
+/// controls a response or says how to read its content.
+const NO_TRAILERS: [&str; 33] = [
+    "accept",
+    "age",
+    "allow",
+    "alt-svc",
+    "authentication-info",
+    "authorization",
+    "cache-control",
+    "connection",
+    "cookie",
+    "date",
+    "expect",
+    "expires",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "location",
+    "max-forwards",
+    "pragma",
+    "range",
+    "refresh",
+    "retry-after",
+    "set-cookie",
+    "stepflow-instance-id",
+    "strict-transport-security",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "vary",
+    "via",
+    "warning",
+    "www-authenticate",
+    "x-real-ip",
+];
+
+/// Nor may names that begin so.
+const NO_TRAILER_FAMILIES: [&str; 8] = [
+    "access-control-",
+    "content-",
+    "if-",
+    "proxy-",
+    "sec-",
+    "x-accel-",
+    "x-forwarded-",
+    "x-stepflow-",
+];
+
+/// The trailers of a message with this head that go on: none, if `Connection` names fields that do
+/// not belong to connections anyway.
+pub fn trailers_that_go_on(trailers: &[u8], head: &Lines) -> Vec<u8> {
+    let options = values(head, "connection").flat_map(|value| value.split(|b| *b == b','));
+    let options = options.map(|option| String::from_utf8_lossy(trim(option)).into_owned());
+    let names_a_field = options.filter(|option| !option.is_empty()).any(|option| {
+        !is_one_of(&option, &["close"])
+            && !is_one_of(&option, &HOP_BY_HOP)
+            && !is_one_of(&option, &PROTECTED)
+            && !is_testimony(&option)
+    });
+    if names_a_field {
+        return Vec::new();
+    }
+    let goes_on = |line: &&[u8]| {
+        let name = line.split(|b| *b == b':').next().unwrap_or_default();
+        let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+        let is_refused = is_one_of(&name, &NO_TRAILERS)
+            || NO_TRAILER_FAMILIES.iter().any(|family| name.starts_with(family));
+        // RFC 9530 §2 makes this one for trailers.
+        !is_refused || name == "content-digest"
+    };
+    trailers.split_inclusive(|b| *b == b'\n').filter(goes_on).collect::<Vec<_>>().concat()
+}

@@ -71,6 +71,8 @@ impl Draft {
                 requests_per_connection_max: None,
                 connections_max: None,
                 connections_per_client_max: None,
+                chunk_extension_bytes_max: 0,
+                trailer_bytes_max: 0,
                 idle_connections_per_backend_max: 0,
             },
             timeouts: Timeouts {

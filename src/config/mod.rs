@@ -168,6 +168,10 @@ pub struct Limits {
     pub connections_max: Option<NonZeroU32>,
     /// Connections of one client on all workers; `None` allows any number.
     pub connections_per_client_max: Option<NonZeroU32>,
+    /// Octets of chunk extensions in one body; more is 400, or 502 from backends.
+    pub chunk_extension_bytes_max: u32,
+    /// Octets of the trailer section of one body; more is 431, or 502 from backends.
+    pub trailer_bytes_max: u32,
     /// Idle connections that one worker keeps to one backend.
     pub idle_connections_per_backend_max: usize,
 }

@@ -529,6 +529,28 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "chunk_extension_bytes_max",
+        flag: "chunk-extension-bytes-max",
+        environment: "STEPFLOW_LB_CHUNK_EXTENSION_BYTES_MAX",
+        default: "4KiB",
+        accepted: "a size such as 4096, 4KiB or 4kB; from 0 to 1MiB",
+        help: "Most octets of chunk extensions in a body; more is 400, or a 502 for a response",
+        group: "Limits",
+        apply: |draft, text| {
+            body_part(text).map(|n| draft.config.limits.chunk_extension_bytes_max = n)
+        },
+    },
+    Setting {
+        key: "trailer_bytes_max",
+        flag: "trailer-bytes-max",
+        environment: "STEPFLOW_LB_TRAILER_BYTES_MAX",
+        default: "8KiB",
+        accepted: "a size such as 8192, 8KiB or 8kB; from 0 to 1MiB",
+        help: "Longest trailer section of a body; more is 431, or a 502 for a response",
+        group: "Limits",
+        apply: |draft, text| body_part(text).map(|n| draft.config.limits.trailer_bytes_max = n),
+    },
+    Setting {
         key: "idle_connections_per_backend_max",
         flag: "idle-connections-per-backend-max",
         environment: "STEPFLOW_LB_IDLE_CONNECTIONS_PER_BACKEND_MAX",
@@ -653,6 +675,12 @@ const BODY_BYTES_MAX: usize = 1024 * 1024 * 1024 * 1024;
 
 fn head_bytes(text: &str) -> Parsed<usize> {
     units::bytes(text, 1024, 1024 * 1024)
+}
+
+/// What a chunked body holds besides its content. 0 allows none.
+fn body_part(text: &str) -> Parsed<u32> {
+    let bytes = units::bytes(text, 0, 1024 * 1024)?;
+    u32::try_from(bytes).map_err(|_| Refusal::Form)
 }
 
 fn log_level(text: &str) -> Parsed<&'static str> {

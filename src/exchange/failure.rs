@@ -187,6 +187,10 @@ failures! {
     ResponseUpgrade: Upstream, Relay, Some(502), "response_upgrade", "the backend switched protocols unasked";
     /// More content than `request_body_bytes_max`.
     RequestTooLarge: Downstream, Relay, Some(413), "request_too_large", "the request body is larger than request_body_bytes_max";
+    /// More octets of chunk extensions than `chunk_extension_bytes_max`.
+    ChunkExtensionsTooLong: Downstream, Relay, Some(400), "chunk_extensions_too_long", "the request body has longer chunk extensions than chunk_extension_bytes_max";
+    /// A trailer section longer than `trailer_bytes_max`.
+    TrailersTooLong: Downstream, Relay, Some(431), "trailers_too_long", "the request body has a longer trailer section than trailer_bytes_max";
     /// The request body breaks its framing.
     RequestBody: Downstream, Relay, Some(400), "request_body", "the request body breaks its chunked framing";
     /// The request body stopped arriving.
@@ -195,8 +199,8 @@ failures! {
     RequestTruncated: Downstream, Relay, None, "request_truncated", "the client closed inside a request body";
     /// The backend stopped taking the request.
     BackendStalled: Upstream, Forward, Some(504), "backend_stalled", "the backend stopped reading the request";
-    /// The response body broke its framing.
-    ResponseBody: Upstream, Relay, Some(502), "response_body", "the backend's response body breaks its chunked framing";
+    /// The response body broke its framing or a limit.
+    ResponseBody: Upstream, Relay, Some(502), "response_body", "the backend's response body breaks its chunked framing or its limits";
     /// The response body of known length stopped arriving.
     ResponseBodyTimeout: Upstream, Relay, None, "response_body_timeout", "the backend's response body stopped arriving";
     /// The backend closed inside the response.
@@ -270,13 +274,13 @@ impl From<BodyError> for Failure {
         match error {
             BodyError::Truncated => Self::RequestTruncated,
             BodyError::ContentTooLong => Self::RequestTooLarge,
+            BodyError::ChunkExtensionTooLong => Self::ChunkExtensionsTooLong,
+            BodyError::TrailerTooLong => Self::TrailersTooLong,
             BodyError::ChunkSize
             | BodyError::ChunkSizeOverflow
             | BodyError::ChunkExtension
-            | BodyError::ChunkExtensionTooLong
             | BodyError::ChunkEnd
-            | BodyError::Trailer
-            | BodyError::TrailerTooLong => Self::RequestBody,
+            | BodyError::Trailer => Self::RequestBody,
         }
     }
 }

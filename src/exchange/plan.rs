@@ -152,6 +152,17 @@ pub fn admit<'a>(head: &RequestHead<'a>) -> Result<Admission<'a>, Failure> {
     })
 }
 
+impl Admission<'_> {
+    /// Follows the body and hands it on as it is, without what must not be a trailer.
+    pub fn transfer(&self) -> Transfer {
+        let transfer = Transfer::alike(self.plan.framing);
+        match self.connection_lists_fields {
+            true => transfer.without_trailers(),
+            false => transfer,
+        }
+    }
+}
+
 /// Whether a member of `Via` is ours: `received-protocol RWS received-by [RWS comment]` (RFC 9110
 /// §7.6.3). A comma in a comment makes members that are none; they name us only if somebody wants
 /// them to, who could as well say so plainly.
@@ -245,6 +256,8 @@ impl ConnectionTokens {
                 t if t.eq_ignore_ascii_case(b"close") => self.close = true,
                 t if t.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
                 t if t.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
+                // These go, or stay, without being listed.
+                t if Field::of(t).is_hop_by_hop() || Field::of(t).is_protected() => {}
                 _ => self.lists_fields = true,
             }
         }
@@ -438,10 +451,13 @@ pub fn plan_response(
         }
         Framing::Chunked | Framing::UntilClose => Coding::Identity,
     };
-    let transfer = match is_event_stream && !is_encoded {
+    let mut transfer = match is_event_stream && !is_encoded {
         true => Transfer::text(framing, coding),
         false => Transfer::new(framing, coding),
     };
+    if tokens.lists_fields {
+        transfer = transfer.without_trailers();
+    }
     let upstream_persistence = match head.version {
         _ if tokens.close || framing == Framing::UntilClose || then == Then::Tunnel => {
             Persistence::Close

@@ -11,11 +11,27 @@
 
 use super::{Framing, field::is_token_octet};
 
-/// Most octets of chunk extensions per message. RFC 9112 §7.1.1 asks for a limit: extensions are
-/// free space that nobody reads.
-const CHUNK_EXTENSION_BYTES_MAX: u32 = 4 * 1024;
-/// Most octets of trailer section per message.
-const TRAILER_BYTES_MAX: u32 = 8 * 1024;
+/// How much one body may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyLimits {
+    /// Octets of content. Framing and trailers have limits of their own and are not content.
+    pub content_bytes_max: u64,
+    /// Octets of chunk extensions, without the semicolon that begins them. RFC 9112 §7.1.1 asks for
+    /// a limit: extensions are free space that nobody reads.
+    pub chunk_extension_bytes_max: u32,
+    /// Octets of the trailer section, line ends included.
+    pub trailer_bytes_max: u32,
+}
+
+impl Default for BodyLimits {
+    fn default() -> Self {
+        Self {
+            content_bytes_max: u64::MAX,
+            chunk_extension_bytes_max: 4 * 1024,
+            trailer_bytes_max: 8 * 1024,
+        }
+    }
+}
 
 /// What the octets at the front of the input are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,37 +57,26 @@ pub enum BodyError {
     ChunkSizeOverflow,
     /// A control octet or a bare LF in a chunk extension.
     ChunkExtension,
-    /// More than 4 KiB of extensions in one message.
+    /// More than [`BodyLimits::chunk_extension_bytes_max`].
     ChunkExtensionTooLong,
     /// Chunk data without CRLF behind it.
     ChunkEnd,
     /// A trailer line that is not a field line.
     Trailer,
-    /// More than 8 KiB of trailers.
+    /// More than [`BodyLimits::trailer_bytes_max`].
     TrailerTooLong,
-    /// More content than the caller takes.
+    /// More than [`BodyLimits::content_bytes_max`].
     ContentTooLong,
     /// The peer closed before the end.
     Truncated,
-}
-
-/// Octets of content that may still come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ContentLeft(u64);
-
-impl ContentLeft {
-    /// So many; without a number as many as there are.
-    pub fn new(bytes_max: Option<u64>) -> Self {
-        Self(bytes_max.unwrap_or(u64::MAX))
-    }
 }
 
 /// Follows one body. Small and `Copy`: it is part of every exchange.
 #[derive(Clone, Copy, Debug)]
 pub struct Body {
     state: State,
-    extension_bytes: u32,
-    trailer_bytes: u32,
+    /// What is left of each limit.
+    left: BodyLimits,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +98,7 @@ enum State {
 }
 
 impl Body {
-    /// A body that ends as `framing` says.
+    /// A body that ends as `framing` says, within the limits that are the default.
     pub fn new(framing: Framing) -> Self {
         let state = match framing {
             Framing::Length(0) => State::Done,
@@ -101,7 +106,13 @@ impl Body {
             Framing::Chunked => State::Size { value: 0, digits: 0 },
             Framing::UntilClose => State::UntilClose,
         };
-        Self { state, extension_bytes: 0, trailer_bytes: 0 }
+        Self { state, left: BodyLimits::default() }
+    }
+
+    /// The same body within other limits. Only before its first octet.
+    #[must_use]
+    pub fn within(self, limits: BodyLimits) -> Self {
+        Self { left: limits, ..self }
     }
 
     /// The last octet has been seen.
@@ -117,16 +128,16 @@ impl Body {
         match self.state {
             State::Done => Ok(Step::Done),
             _ if input.is_empty() => Ok(Step::NeedMore),
-            State::UntilClose => Ok(Step::Data(input.len())),
+            State::UntilClose => self.content(input.len()),
             State::Length { left } => {
                 let (n, left) = take(left, input);
                 self.state = if left == 0 { State::Done } else { State::Length { left } };
-                Ok(Step::Data(n))
+                self.content(n)
             }
             State::Chunk { left } => {
                 let (n, left) = take(left, input);
                 self.state = if left == 0 { State::ChunkCr } else { State::Chunk { left } };
-                Ok(Step::Data(n))
+                self.content(n)
             }
             _ if self.at_trailer(input[0]) => self.span(input).map(Step::Trailer),
             _ => self.span(input).map(Step::Framing),
@@ -148,29 +159,6 @@ impl Body {
         }
     }
 
-    /// As [`Body::measure`], and takes the content among the octets off `left`. Framing and
-    /// trailers have limits of their own and are not content.
-    ///
-    /// # Errors
-    /// As [`Body::step`], and when there is more content than `left`.
-    pub fn measure_within(
-        &mut self,
-        input: &[u8],
-        left: &mut ContentLeft,
-    ) -> Result<usize, BodyError> {
-        let mut measured = 0;
-        loop {
-            match self.step(&input[measured..])? {
-                Step::Data(n) => {
-                    left.0 = left.0.checked_sub(n as u64).ok_or(BodyError::ContentTooLong)?;
-                    measured += n;
-                }
-                Step::Framing(n) | Step::Trailer(n) => measured += n,
-                Step::NeedMore | Step::Done => return Ok(measured),
-            }
-        }
-    }
-
     /// The peer closed. Only a close-delimited body may end this way (RFC 9112 §8).
     ///
     /// # Errors
@@ -183,6 +171,12 @@ impl Body {
             }
             _ => Err(BodyError::Truncated),
         }
+    }
+
+    fn content(&mut self, n: usize) -> Result<Step, BodyError> {
+        let left = self.left.content_bytes_max.checked_sub(n as u64);
+        self.left.content_bytes_max = left.ok_or(BodyError::ContentTooLong)?;
+        Ok(Step::Data(n))
     }
 
     fn at_trailer(&self, next: u8) -> bool {
@@ -225,10 +219,9 @@ impl Body {
                 b'\r' => SizeLf { value },
                 // A bare LF here, read as a line end by one side only, is a known desync.
                 b'\t' | b' '..=b'~' | 0x80..=0xff => {
-                    self.extension_bytes += 1;
-                    if self.extension_bytes > CHUNK_EXTENSION_BYTES_MAX {
-                        return Err(BodyError::ChunkExtensionTooLong);
-                    }
+                    let left = self.left.chunk_extension_bytes_max.checked_sub(1);
+                    self.left.chunk_extension_bytes_max =
+                        left.ok_or(BodyError::ChunkExtensionTooLong)?;
                     Extension { value }
                 }
                 _ => return Err(BodyError::ChunkExtension),
@@ -243,10 +236,8 @@ impl Body {
             ChunkCr | ChunkLf => return Err(BodyError::ChunkEnd),
             TrailerStart if b == b'\r' => EndLf,
             TrailerStart | TrailerName | TrailerValue | TrailerLf => {
-                self.trailer_bytes += 1;
-                if self.trailer_bytes > TRAILER_BYTES_MAX {
-                    return Err(BodyError::TrailerTooLong);
-                }
+                let left = self.left.trailer_bytes_max.checked_sub(1);
+                self.left.trailer_bytes_max = left.ok_or(BodyError::TrailerTooLong)?;
                 return self.next_in_trailer(b);
             }
             EndLf if b == b'\n' => Done,
@@ -361,10 +352,11 @@ mod tests {
         let plain: &[u8] = b"abcdenext";
         for (framing, input) in [(Framing::Chunked, chunked), (Framing::Length(5), plain)] {
             for cut in 0..=input.len() {
-                for (max, want) in [(Some(4), false), (Some(5), true), (None, true)] {
-                    let (mut body, mut left) = (Body::new(framing), ContentLeft::new(max));
-                    let first = body.measure_within(&input[..cut], &mut left);
-                    let whole = first.and_then(|n| body.measure_within(&input[n..], &mut left));
+                for (content_bytes_max, want) in [(4, false), (5, true), (u64::MAX, true)] {
+                    let limits = BodyLimits { content_bytes_max, ..BodyLimits::default() };
+                    let mut body = Body::new(framing).within(limits);
+                    let first = body.measure(&input[..cut]);
+                    let whole = first.and_then(|n| body.measure(&input[n..]));
                     match want {
                         true => assert!(whole.is_ok() && body.is_done(), "{framing:?} cut {cut}"),
                         false => assert_eq!(whole, Err(BodyError::ContentTooLong), "{cut}"),
@@ -427,7 +419,7 @@ mod tests {
 
     #[test]
     fn extensions_and_trailers_are_bounded() {
-        let long = "x".repeat(CHUNK_EXTENSION_BYTES_MAX as usize + 1);
+        let long = "x".repeat(BodyLimits::default().chunk_extension_bytes_max as usize + 1);
         let extension = format!("1;{long}\r\n");
         let got = Body::new(Framing::Chunked).measure(extension.as_bytes());
         assert_eq!(got, Err(BodyError::ChunkExtensionTooLong));

@@ -2,8 +2,9 @@
 //!
 //! Owns the syntax of HTTP/1.1 messages: where a head ends (`scan`), what it says (`head`), how
 //! long the body is (`framing`), what each octet of a body is (`body`), how a body is handed on
-//! in another coding (`transfer`), and how heads are written (`write`). It is the only importer
-//! of `httparse`. It does not know routing, retries or connections.
+//! in another coding (`transfer`), which trailers go on (`trailer`), and how heads are written
+//! (`write`). It is the only importer of `httparse`. It does not know routing, retries or
+//! connections.
 //!
 //! Invariants
 //! - A step never consumes an octet of the next message.
@@ -22,10 +23,11 @@ mod method;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod trailer;
 mod transfer;
 mod write;
 
-pub use body::{Body, BodyError, ContentLeft, Step};
+pub use body::{Body, BodyError, BodyLimits, Step};
 pub use date::{CivilDate, HTTP_DATE_BYTES, HttpDate};
 pub use field::{Field, connection_tokens, is_token, list_contains};
 pub use framing::{Framing, FramingError, FramingFields, request_framing, response_framing};

@@ -1,11 +1,12 @@
 //! Pure: hands a body on, possibly in another coding.
 //!
 //! Most bodies go through verbatim and never come here with a copy: [`Transfer::is_verbatim`] says
-//! so and [`Transfer::measure`] only counts. A body is rewritten where the two sides need different
+//! so and [`Transfer::measure`] only counts, but for a trailer section, from which it drops what
+//! must not be a trailer. A body is rewritten where the two sides need different
 //! framing, and where it is an event stream: Stepflow's client decodes every received piece as
 //! UTF-8 on its own and drops one that ends inside a character, so pieces are cut at characters.
 
-use super::{Body, BodyError, Framing, Step};
+use super::{Body, BodyError, BodyLimits, Framing, Step, trailer::TrailerFilter};
 
 /// How the outgoing body is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,7 @@ pub enum Coding {
 #[derive(Clone, Copy, Debug)]
 pub struct Transfer {
     body: Body,
+    trailers: TrailerFilter,
     coding: Coding,
     verbatim: bool,
     text: bool,
@@ -38,6 +40,15 @@ enum Written {
 }
 
 impl Transfer {
+    /// Takes in a body framed as `framing` and hands it on in the same way.
+    pub fn alike(framing: Framing) -> Self {
+        let coding = match framing {
+            Framing::Chunked => Coding::Chunked,
+            Framing::Length(_) | Framing::UntilClose => Coding::Identity,
+        };
+        Self::new(framing, coding)
+    }
+
     /// Takes in a body framed as `framing` and hands it on as `coding`.
     pub fn new(framing: Framing, coding: Coding) -> Self {
         let same = (framing == Framing::Chunked) == (coding == Coding::Chunked);
@@ -54,6 +65,7 @@ impl Transfer {
         let body = Body::new(framing);
         Self {
             body,
+            trailers: TrailerFilter::new(),
             coding,
             verbatim,
             text,
@@ -61,6 +73,20 @@ impl Transfer {
             held_bytes: 0,
             written: Written::Content,
         }
+    }
+
+    /// The same, within limits. Only before the first octet.
+    #[must_use]
+    pub fn within(mut self, limits: BodyLimits) -> Self {
+        self.body = self.body.within(limits);
+        self
+    }
+
+    /// The same, without trailers: all of them are dropped. Only before the first octet.
+    #[must_use]
+    pub fn without_trailers(mut self) -> Self {
+        self.trailers = TrailerFilter::dropping_all();
+        self
     }
 
     /// Incoming octets may be forwarded as they are: use [`Transfer::measure`].
@@ -73,13 +99,57 @@ impl Transfer {
         self.body.is_done()
     }
 
-    /// How many octets at the front of `input` belong to the body. Only for verbatim bodies.
+    /// How many octets at the front of `input` are to be forwarded; what follows them belongs to
+    /// the next message. Only for verbatim bodies. Trailers that must not be such are taken out of
+    /// `input`; nothing else is moved or copied.
     ///
     /// # Errors
     /// As [`Body::step`].
-    pub fn measure(&mut self, input: &[u8]) -> Result<usize, BodyError> {
+    pub fn measure(&mut self, input: &mut Vec<u8>) -> Result<usize, BodyError> {
         debug_assert!(self.verbatim, "a body that is rewritten must go through push");
-        self.body.measure(input)
+        let mut at = 0;
+        loop {
+            match self.body.step(&input[at..])? {
+                Step::Framing(n) | Step::Data(n) => at += n,
+                Step::Trailer(n) => {
+                    let mut kept = Vec::new();
+                    self.trailers.push(&input[at..at + n], &mut kept);
+                    let kept_bytes = kept.len();
+                    input.splice(at..at + n, kept);
+                    at += kept_bytes;
+                }
+                Step::NeedMore | Step::Done => return Ok(at),
+            }
+        }
+    }
+
+    /// Like [`Transfer::measure`], but appends what is to be forwarded to `out` and returns how
+    /// many octets were taken from the front of `input`.
+    ///
+    /// # Errors
+    /// As [`Body::step`].
+    pub fn copy(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, BodyError> {
+        debug_assert!(self.verbatim, "a body that is rewritten must go through push");
+        let mut at = 0;
+        loop {
+            let rest = &input[at..];
+            match self.body.step(rest)? {
+                Step::Framing(n) | Step::Data(n) => {
+                    out.extend_from_slice(&rest[..n]);
+                    at += n;
+                }
+                Step::Trailer(n) => {
+                    self.trailers.push(&rest[..n], out);
+                    at += n;
+                }
+                Step::NeedMore | Step::Done => return Ok(at),
+            }
+        }
+    }
+
+    /// How many fields were dropped from the trailer section since this was asked last.
+    pub fn take_dropped(&mut self) -> u16 {
+        self.trailers.take_dropped()
     }
 
     /// Takes octets from the front of `input`, appends what they become to `out`, and returns how
@@ -105,7 +175,7 @@ impl Transfer {
                     self.begin_trailers(out);
                     // A body without chunks has no place for trailers (RFC 9110 §6.5.1).
                     if self.coding == Coding::Chunked {
-                        out.extend_from_slice(&rest[..n]);
+                        self.trailers.push(&rest[..n], out);
                     }
                     chunk = ChunkWriter::begin_after_last(out);
                     consumed += n;
@@ -314,6 +384,118 @@ mod tests {
         assert!(Transfer::new(Framing::UntilClose, Coding::Identity).is_verbatim());
         assert!(!Transfer::new(Framing::UntilClose, Coding::Chunked).is_verbatim());
         assert!(!Transfer::text(Framing::Chunked, Coding::Chunked).is_verbatim());
+    }
+
+    /// Drives a verbatim body over pieces ended at `ends`, in place and by copying; both must
+    /// agree. Returns what goes on, what follows the body, and how many fields were dropped.
+    fn run_verbatim(input: &[u8], ends: &[usize]) -> (Vec<u8>, Vec<u8>, u16) {
+        let fresh = Transfer::alike(Framing::Chunked);
+        let (mut in_place, mut copying) = (fresh, fresh);
+        let (mut out, mut behind, mut copied, mut at) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        let mut dropped = 0;
+        for end in ends.iter().chain([&input.len()]) {
+            let mut piece = input[at..*end].to_vec();
+            let n = in_place.measure(&mut piece).unwrap();
+            out.extend_from_slice(&piece[..n]);
+            behind.extend_from_slice(&piece[n..]);
+            dropped += in_place.take_dropped();
+            copying.copy(&input[at..*end], &mut copied).unwrap();
+            at = *end;
+        }
+        assert!(in_place.is_done() && copying.is_done());
+        assert_eq!(copied.escape_ascii().to_string(), out.escape_ascii().to_string());
+        assert_eq!(copying.take_dropped(), dropped);
+        (out, behind, dropped)
+    }
+
+    #[test]
+    fn verbatim_bodies_lose_forbidden_trailers_and_nothing_else_wherever_they_are_cut() {
+        let body = "3;x=\"y\"\r\nab\n\r\n0A\r\n0123456789\r\n000;z\r\n";
+        let trailers = "A: 1\r\nHost: h\r\nb:  2 \r\nContent-Length: 3\r\n";
+        let input = format!("{body}{trailers}\r\nGET /");
+        let want = (format!("{body}A: 1\r\nb:  2 \r\n\r\n").into_bytes(), b"GET /".to_vec(), 2);
+        for first in 0..=input.len() {
+            for second in first..=input.len() {
+                let got = run_verbatim(input.as_bytes(), &[first, second]);
+                assert_eq!(got, want, "cut {first} {second}");
+            }
+        }
+        let every: Vec<usize> = (0..input.len()).collect();
+        assert_eq!(run_verbatim(input.as_bytes(), &every), want);
+    }
+
+    #[test]
+    fn a_verbatim_body_is_neither_moved_nor_grown() {
+        let mut input = format!("ffff\r\n{}\r\n0\r\n\r\n", "x".repeat(0xffff)).into_bytes();
+        let (before, place, room) = (input.clone(), input.as_ptr(), input.capacity());
+        let n = Transfer::alike(Framing::Chunked).measure(&mut input).unwrap();
+        assert!(n == before.len() && input == before);
+        assert_eq!((input.as_ptr(), input.capacity()), (place, room));
+        // Trailers that go on whole leave the buffer where it is, too.
+        input.truncate(n - 2);
+        input.extend_from_slice(b"A: 1\r\nHost: h\r\n\r\n");
+        let (place, room) = (input.as_ptr(), input.capacity());
+        Transfer::alike(Framing::Chunked).measure(&mut input).unwrap();
+        assert!(input.ends_with(b"\r\n0\r\nA: 1\r\n\r\n"));
+        assert_eq!((input.as_ptr(), input.capacity()), (place, room));
+    }
+
+    #[test]
+    fn a_body_keeps_within_its_limits_to_the_octet() {
+        let body = "1;ab\r\nx\r\n1;cd\r\nx\r\n0\r\nA: 1\r\nHost: h\r\n\r\n";
+        let (extensions, trailers) = (4, 15);
+        for (chunk_extension_bytes_max, trailer_bytes_max, want) in [
+            (extensions, trailers, Ok(body.len())),
+            (extensions - 1, trailers, Err(BodyError::ChunkExtensionTooLong)),
+            (0, trailers, Err(BodyError::ChunkExtensionTooLong)),
+            // What is dropped counts, too.
+            (extensions, trailers - 1, Err(BodyError::TrailerTooLong)),
+            (extensions, 0, Err(BodyError::TrailerTooLong)),
+        ] {
+            let limits = BodyLimits {
+                chunk_extension_bytes_max,
+                trailer_bytes_max,
+                ..BodyLimits::default()
+            };
+            let alike = Transfer::alike(Framing::Chunked).within(limits);
+            let rewritten = Transfer::text(Framing::Chunked, Coding::Chunked).within(limits);
+            assert_eq!({ alike }.copy(body.as_bytes(), &mut Vec::new()), want, "{limits:?}");
+            assert_eq!({ rewritten }.push(body.as_bytes(), &mut Vec::new()), want, "{limits:?}");
+        }
+        // None at all is within any limit.
+        let limits =
+            BodyLimits { content_bytes_max: 1, chunk_extension_bytes_max: 0, trailer_bytes_max: 0 };
+        let mut bare = b"1\r\nx\r\n0\r\n\r\n".to_vec();
+        assert_eq!(Transfer::alike(Framing::Chunked).within(limits).measure(&mut bare), Ok(11));
+    }
+
+    #[test]
+    fn a_body_without_trailers_has_none_in_either_coding_wherever_it_is_cut() {
+        let input = b"2\r\nab\r\n0\r\nA: 1\r\nHost: h\r\nB: 2\r\n\r\n";
+        let want = b"2\r\nab\r\n0\r\n\r\n";
+        for cut in 0..=input.len() {
+            let mut alike = Transfer::alike(Framing::Chunked).without_trailers();
+            let mut out = Vec::new();
+            for piece in [&input[..cut], &input[cut..]] {
+                alike.copy(piece, &mut out).unwrap();
+            }
+            assert_eq!((&*out, alike.take_dropped()), (&want[..], 3), "cut {cut}");
+            let text = Transfer::text(Framing::Chunked, Coding::Chunked).without_trailers();
+            let pieces = run(text, input, [cut].into_iter()).unwrap().concat();
+            assert_eq!(content_of_chunks(&pieces), b"ab");
+            assert!(pieces.ends_with(b"\r\n0\r\n\r\n"), "{}", pieces.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn rewritten_bodies_lose_forbidden_trailers_too() {
+        let input = b"2\r\nab\r\n0\r\nSet-Cookie: a\r\nX: 1\r\nTE: x\r\n\r\n";
+        for cut in 0..=input.len() {
+            let transfer = Transfer::text(Framing::Chunked, Coding::Chunked);
+            let pieces = run(transfer, input, [cut].into_iter()).unwrap().concat();
+            assert!(pieces.ends_with(b"0\r\nX: 1\r\n\r\n"), "{}", pieces.escape_ascii());
+            assert_eq!(content_of_chunks(&pieces), b"ab");
+        }
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub struct WorkerStats {
     pub upstream_idle: Gauge,
     /// Pooled connections dropped because octets arrived that nobody had asked for.
     pub upstream_poisoned: Counter,
+    /// Trailer fields that were not handed on because they must not be trailers.
+    pub trailer_fields_dropped: Counter,
     /// Exchanges sent again, to the same or another backend.
     pub retries: Counter,
     /// Requests that named an instance.

@@ -13,7 +13,7 @@ use std::{
 use super::{Worker, alarm::Alarm, buffer::Size, crowd::Ticket};
 use crate::{
     exchange::{Failure, RequestPlan, Timer, head_falls_behind},
-    http1::{ContentLeft, HeadScan, LeadingLine},
+    http1::{HeadScan, LeadingLine},
     model::{Phase, Trust},
     sys::{Duplex, Peek, Readiness},
 };
@@ -47,8 +47,6 @@ pub(super) struct Client<'a> {
     /// The path of the current request, cut to what is logged. Kept here so that it is allocated
     /// once per connection.
     pub(super) path: Vec<u8>,
-    /// How much content the rest of the current request may have.
-    pub(super) content_left: ContentLeft,
     /// The client has closed its sending side.
     pub(super) half_closed: bool,
     /// Nothing more is to be learnt by watching: octets lie unread, or the end has been seen.
@@ -103,7 +101,6 @@ impl<'a> Client<'a> {
             trust: worker.config.trusted_proxies.trust(address.ip()),
             address_text: address.ip().to_canonical().to_string(),
             path: Vec::new(),
-            content_left: ContentLeft::new(None),
             half_closed: false,
             watch_is_over: false,
             requests: 0,

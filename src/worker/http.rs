@@ -23,7 +23,7 @@ use crate::{
         Fate, Origin, Persistence, Recipient, RequestPlan, Retry, Sent, Via, admit, error_format,
         health_answer, may_retry, write_request,
     },
-    http1::{Body, ContentLeft, Framing, HttpDate, Method, Version, field_storage, parse_request},
+    http1::{Framing, HttpDate, Method, Transfer, Version, field_storage, parse_request},
     link::Report,
     model::{InstanceId, Phase},
     session::Affinity,
@@ -92,8 +92,9 @@ pub(super) struct Request {
     pub(super) instance: Option<InstanceId>,
     /// The head as the backend gets it, and what had arrived of the body.
     pub(super) octets: Vec<u8>,
-    /// Follows the part of the body that is still to come.
-    pub(super) body: Body,
+    /// Follows the part of the body that is still to come. Boxed, because most have none, and what
+    /// is in here every connection pays for.
+    pub(super) rest: Option<Box<Transfer>>,
 }
 
 enum Prepared {
@@ -215,14 +216,11 @@ fn prepare(
     }
     account.error_format = plan.error_format;
     account.closes = plan.persistence == Persistence::Close;
-    let content_max = worker.config.limits.request_body_bytes_max;
-    if let (Framing::Length(bytes), Some(max)) = (plan.framing, content_max)
-        && bytes > max
-    {
+    let limits = worker.body_limits();
+    if matches!(plan.framing, Framing::Length(bytes) if bytes > limits.content_bytes_max) {
         return Prepared::Refuse(Failure::RequestTooLarge);
     }
-    let mut body = Body::new(plan.framing);
-    let mut content_left = ContentLeft::new(content_max);
+    let mut body = admission.transfer().within(limits);
     let is_health = worker.config.health_endpoint.as_ref().is_some_and(|p| p.as_bytes() == path)
         && matches!(plan.method, Method::Get | Method::Head)
         && body.is_done();
@@ -249,14 +247,13 @@ fn prepare(
         };
         write_request(&mut outgoing, &head, &admission, &facts);
     }
-    let behind_head = &client.inbox[arrived.head.end..];
-    let body_octets = match body.measure_within(behind_head, &mut content_left) {
+    let head_octets = outgoing.len();
+    let body_octets = match body.copy(&client.inbox[arrived.head.end..], &mut outgoing) {
         Ok(n) => n,
         Err(error) => return Prepared::Refuse(error.into()),
     };
-    outgoing.extend_from_slice(&behind_head[..body_octets]);
-    account.bytes_up = body_octets as u64;
-    client.content_left = content_left;
+    account.bytes_up = (outgoing.len() - head_octets) as u64;
+    worker.stats().trailer_fields_dropped.add(u64::from(body.take_dropped()));
     account.routed = if instance.is_some() { Routed::Affinity } else { Routed::Balanced };
     client.consume(arrived.head.end + body_octets);
     match own {
@@ -266,7 +263,10 @@ fn prepare(
             account.closes |= !body.is_done();
             Prepared::Answer(own)
         }
-        None => Prepared::Forward(Request { plan, instance, octets: outgoing, body }),
+        None => {
+            let rest = (!body.is_done()).then(|| Box::new(body));
+            Prepared::Forward(Request { plan, instance, octets: outgoing, rest })
+        }
     }
 }
 
@@ -277,7 +277,7 @@ async fn deliver(
     account: &mut Account,
     request: &mut Request,
 ) -> Result<Fate, Undelivered> {
-    let request_complete = request.body.is_done();
+    let request_complete = request.rest.is_none();
     let undelivered = |failure| Undelivered { failure, request_complete };
     let mut tried = Tried::default();
     let mut attempt = Attempt {

@@ -49,6 +49,7 @@ use crate::{
     balance::Picker,
     config::{Algorithm, Config},
     exchange::{Failure, Tick},
+    http1::BodyLimits,
     link::{Report, Subscriber},
     model::{InstanceId, Phase},
     stats::WorkerStats,
@@ -137,6 +138,16 @@ struct Worker {
 impl Worker {
     fn stats(&self) -> &WorkerStats {
         &self.all_stats[self.index]
+    }
+
+    /// What a request body may hold.
+    fn body_limits(&self) -> BodyLimits {
+        let limits = &self.config.limits;
+        BodyLimits {
+            content_bytes_max: limits.request_body_bytes_max.unwrap_or(u64::MAX),
+            chunk_extension_bytes_max: limits.chunk_extension_bytes_max,
+            trailer_bytes_max: limits.trailer_bytes_max,
+        }
     }
 
     fn phase(&self) -> Phase {

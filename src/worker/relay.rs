@@ -28,7 +28,8 @@ use crate::{
         plan_response, write_response,
     },
     http1::{
-        Body, BodyError, ContentLeft, Field, HeadScan, LeadingLine, field_storage, parse_response,
+        BodyError, BodyLimits, Field, HeadScan, LeadingLine, Transfer, field_storage,
+        parse_response,
     },
     link::Report,
     model::Phase,
@@ -70,12 +71,12 @@ pub(super) async fn run(
     replay: Replay,
 ) -> Delivery {
     // What arrived with the head is all there is: it can be sent again as it is.
-    let is_whole = request.body.is_done();
+    let is_whole = request.rest.is_none();
     let mut relay = Relay {
         worker,
         replay,
         request: request.plan,
-        request_complete: request.body.is_done(),
+        request_complete: is_whole,
         upload: None,
         departure_ends: request.plan.accepts_event_stream,
         response_begun: false,
@@ -144,8 +145,10 @@ where
         }
         // A backend may answer and close without reading everything, so a failed write is no
         // verdict: what it said is still worth reading.
-        if sent.is_ok() && !self.request_complete {
-            self.begin_upload(request.body);
+        if sent.is_ok()
+            && let Some(rest) = &request.rest
+        {
+            self.begin_upload(**rest);
         }
         // Step 7: relay.
         self.awaits_head = true;
@@ -240,6 +243,9 @@ where
         let head = parse_response(octets, &mut storage, self.worker.config.limits.fields_max)
             .map_err(|_| Failure::ResponseHead)?;
         let mut plan = plan_response(&request.plan, &head, interims)?;
+        // A response may be as long as it likes.
+        let limits = BodyLimits { content_bytes_max: u64::MAX, ..self.worker.body_limits() };
+        plan.transfer = plan.transfer.within(limits);
         // Whether the rest of the request will ever be read is open: who may close says so
         // (RFC 9112 §9.6).
         plan.ends_with_connection |= plan.then == Then::Relay && !self.request_complete;
@@ -431,11 +437,10 @@ where
         Ok((closed, closed))
     }
 
-    fn begin_upload(&mut self, body: Body) {
+    fn begin_upload(&mut self, body: Transfer) {
         let (worker, alarm) = (self.worker, self.client.alarm);
         let (from, to) = (self.client.connection, self.upstream);
-        self.upload =
-            Some(Box::pin(upload(worker, alarm, from, to, body, self.client.content_left)));
+        self.upload = Some(Box::pin(upload(worker, alarm, from, to, body)));
     }
 
     async fn send(&mut self, octets: Vec<u8>) -> Result<(), Failure> {
@@ -624,14 +629,14 @@ struct TakenIn {
 /// verbatim ones stay where they are.
 fn take_in(
     plan: &mut ResponsePlan,
-    input: Vec<u8>,
+    mut input: Vec<u8>,
     out: &mut Vec<u8>,
     company: Company,
     worker: &Worker,
 ) -> TakenIn {
     let is_small = input.len() <= Size::Small.bytes();
     let result = match plan.transfer.is_verbatim() {
-        true => plan.transfer.measure(&input),
+        true => plan.transfer.measure(&mut input),
         false => {
             if out.capacity() == 0 {
                 // Room for a chunk's size and end besides its content.
@@ -641,6 +646,7 @@ fn take_in(
             plan.transfer.push(&input, out)
         }
     };
+    worker.stats().trailer_fields_dropped.add(u64::from(plan.transfer.take_dropped()));
     let (n, error) = match result {
         Ok(n) => (n, None),
         Err(error) => (0, Some(error)),
@@ -665,8 +671,7 @@ async fn upload(
     alarm: &Alarm,
     from: &Duplex,
     to: &Duplex,
-    mut body: Body,
-    mut content_left: ContentLeft,
+    mut body: Transfer,
 ) -> Result<Uploaded, Failure> {
     let mut arrivals = pin!(from.readiness());
     let mut bytes = 0;
@@ -685,7 +690,8 @@ async fn upload(
             Err(_) => return Err(Failure::RequestTruncated),
         }
         alarm.clear(Timer::RequestBody);
-        let n = body.measure_within(&buffer, &mut content_left)?;
+        let n = body.measure(&mut buffer)?;
+        worker.stats().trailer_fields_dropped.add(u64::from(body.take_dropped()));
         let behind = buffer[n..].to_vec();
         alarm.set(Timer::BackendWrite, wait);
         let (sent, slice) = to.send_all(buffer.slice(..n)).await;

@@ -136,11 +136,7 @@ fn hand_on(plan: ResponsePlan, input: &[u8]) -> Result<(Vec<u8>, usize), Stopped
     let (mut transfer, mut out) = (plan.transfer, Vec::new());
     let broken = |_| Stopped::Refused(Failure::ResponseBody);
     let taken = match transfer.is_verbatim() {
-        true => {
-            let measured = transfer.measure(input).map_err(broken)?;
-            out.extend_from_slice(&input[..measured]);
-            measured
-        }
+        true => transfer.copy(input, &mut out).map_err(broken)?,
         false => transfer.push(input, &mut out).map_err(broken)?,
     };
     if !transfer.is_done() {

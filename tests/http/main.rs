@@ -24,4 +24,5 @@ mod resources;
 mod responses;
 mod sse;
 mod streams;
+mod trailers;
 mod tunnel;

@@ -238,6 +238,11 @@ fn exchanges(page: &mut Page, scrape: &Scrape<'_>) {
         scrape.workers,
         &[
             ("stepflow_lb_retries_total", "Exchanges sent again", |w| &w.retries),
+            (
+                "stepflow_lb_trailer_fields_dropped_total",
+                "Trailer fields dropped because they must not be trailers",
+                |w| &w.trailer_fields_dropped,
+            ),
             ("stepflow_lb_affinity_requests_total", "Requests that named an instance", |w| {
                 &w.affinity_requests
             }),

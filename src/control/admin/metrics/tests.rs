@@ -351,6 +351,7 @@ fn nothing_that_is_counted_is_forgotten() {
         &worker.upstream_reuses,
         &worker.upstream_poisoned,
         &worker.retries,
+        &worker.trailer_fields_dropped,
         &worker.affinity_requests,
         &worker.affinity_hits,
         &worker.reports_dropped,
