@@ -406,6 +406,11 @@ impl ResponsePlan {
     pub fn has_body_deadline(&self) -> bool {
         self.body_bytes.is_some_and(|bytes| bytes > 0) && !self.is_event_stream
     }
+
+    /// The client sees the end of the body in the end of its connection, and nowhere else.
+    pub fn ends_by_closing(&self) -> bool {
+        self.then == Then::Relay && self.body_bytes.is_none() && self.coding == Coding::Identity
+    }
 }
 
 /// Decides what a response means. `interims` counts the 1xx heads before this one.

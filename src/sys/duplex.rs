@@ -58,6 +58,15 @@ pub enum Peek {
     Broken,
 }
 
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// With FIN, behind everything that was sent.
+    Orderly,
+    /// With RST: the peer must not take what it got for all there is.
+    Broken,
+}
+
 /// Waits until a read would not block. May be polled again after it was ready, to wait anew.
 pub trait Readiness {
     /// Ready when a read would give octets, the end, or an error.
@@ -224,6 +233,18 @@ impl Duplex {
         let result = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut octets) };
         // A socket that does not know has nothing on its way.
         if result == 0 { u32::try_from(octets).unwrap_or(0) } else { 0 }
+    }
+
+    /// Decides how the peer sees this connection end when it is dropped, by whatever way.
+    ///
+    /// # Errors
+    /// When the socket refuses the option, which it does if the peer has reset it already.
+    pub fn end_as(&self, ending: Ending) -> io::Result<()> {
+        let linger = match ending {
+            Ending::Orderly => None,
+            Ending::Broken => Some(std::time::Duration::ZERO),
+        };
+        self.with_socket(|s| s.set_linger(linger))
     }
 
     /// Tells the peer that nothing more will be sent. That the peer is gone already is no news to

@@ -35,7 +35,7 @@ use crate::{
     model::Phase,
     session::instance_in,
     stats::Held,
-    sys::{Duplex, Readiness},
+    sys::{Duplex, Ending, Readiness},
 };
 
 /// Bodies up to this size leave together with their head, if they arrive soon enough: Stepflow's
@@ -311,6 +311,11 @@ where
             let waits = !head_is_out && !done && may_coalesce(&plan);
             if !waits {
                 if !head_is_out {
+                    if plan.ends_by_closing() {
+                        // Until the body has ended, no end of ours may pass for its end, whatever
+                        // brings it about.
+                        self.end_as(Ending::Broken)?;
+                    }
                     self.account.status = plan.status;
                     head_is_out = true;
                 }
@@ -381,7 +386,14 @@ where
                 }
             }
         };
+        if plan.ends_by_closing() {
+            self.end_as(Ending::Orderly)?;
+        }
         Ok(self.conclude(&plan, stray_octets))
+    }
+
+    fn end_as(&self, ending: Ending) -> Result<(), Failure> {
+        self.client.connection.end_as(ending).map_err(|_| Failure::ClientGone)
     }
 
     /// Step 8, first half: what becomes of the connections.

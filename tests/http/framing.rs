@@ -1,7 +1,7 @@
 //! What has two readings, or none, is refused: towards clients before a backend hears of it, from
 //! backends before a client does.
 
-use crate::support::{Backend, Balancer, Client, End, show};
+use crate::support::{Backend, Balancer, Client, End, Peer, Process, process, show};
 
 /// Sends each request on a connection of its own; the answer must have this status and label, close
 /// the connection, and come without the backend having seen an octet.
@@ -413,4 +413,46 @@ fn a_close_delimited_response_that_ends_in_a_reset_is_not_passed_off_as_whole() 
     peer.reset();
     // RFC 9112 §8: complete unless an error was indicated by the underlying connection.
     client.expect_end();
+}
+
+#[test]
+fn a_client_that_sees_no_end_but_the_connections_sees_a_cut_response_end_in_a_reset() {
+    // What the backend says, what the client gets of it, and how the backend goes on.
+    let cut: [(&str, &str, fn(&mut Peer)); 4] = [
+        ("\r\nhello", "hello", |peer| peer.reset()),
+        ("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", "hello", |peer| peer.close()),
+        ("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", "hello", |peer| peer.send("nonsense")),
+        (
+            "Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n\
+             9\r\ndata: a\n\n\r\n",
+            "data: a\n\n",
+            |peer| peer.close(),
+        ),
+    ];
+    for (says, gets, goes_on) in cut {
+        let backend = Backend::played();
+        let balancer = Balancer::start(&[&backend]);
+        let mut client = balancer.connect();
+        client.send("GET / HTTP/1.0\r\n\r\n");
+        let mut peer = backend.next();
+        peer.send(format!("HTTP/1.1 200 OK\r\n{says}"));
+        assert_eq!(client.head().framing(), None);
+        assert_eq!(String::from_utf8_lossy(&client.take(gets.len())), gets);
+        goes_on(&mut peer);
+        assert_eq!(client.expect_end(), End::Reset, "{says:?}");
+    }
+}
+
+#[test]
+fn a_client_that_sees_no_end_but_the_connections_sees_ours_as_a_reset() {
+    let backend = Backend::played();
+    let process = Process::start(process::before(process::command(), &[&backend]));
+    process.wait_for_healthy(1);
+    let mut client = process.connect();
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    let mut peer = backend.next();
+    peer.send("HTTP/1.1 200 OK\r\n\r\nhalf of");
+    client.take_through("half of");
+    process.signal("KILL");
+    assert_eq!(client.expect_end(), End::Reset);
 }
