@@ -14,11 +14,18 @@ use std::{
 
 use crate::exchange::{DeadlineTable, Tick, Timer};
 
+/// Most ticks that pass for deadlines between two walks. When the process or the thread could not
+/// run, peers may have been in time for all that it knows: time in which nobody looked is not
+/// theirs to answer for.
+const TICKS_PER_WALK_MAX: u32 = 5;
+
 /// All deadlines of one worker, and its coarse clock.
 #[derive(Debug)]
 pub(super) struct Alarms {
     started: Instant,
     now: Cell<Tick>,
+    /// The clock of deadlines, which stands still while the thread does.
+    clock: Cell<Tick>,
     places: RefCell<Vec<Place>>,
     free: RefCell<Vec<u32>>,
 }
@@ -46,6 +53,7 @@ impl Alarms {
         Rc::new(Self {
             started,
             now: Cell::new(Tick(0)),
+            clock: Cell::new(Tick(0)),
             places: RefCell::default(),
             free: RefCell::default(),
         })
@@ -89,11 +97,14 @@ impl Alarms {
         }
     }
 
-    /// Sets the clock and wakes every connection whose next deadline has come.
+    /// Sets the clocks and wakes every connection whose next deadline has come.
     pub(super) fn walk(&self, now: Instant) {
-        self.now.set(Tick::at(now.duration_since(self.started)));
+        let now = Tick::at(now.duration_since(self.started));
+        let passed = now.0.saturating_sub(self.now.replace(now).0).min(TICKS_PER_WALK_MAX);
+        let clock = Tick(self.clock.get().0.saturating_add(passed));
+        self.clock.set(clock);
         for place in self.places.borrow_mut().iter_mut() {
-            if place.at <= self.now.get()
+            if place.at <= clock
                 && let Some(waker) = place.waker.take()
             {
                 waker.wake();
@@ -110,11 +121,20 @@ impl Alarm {
 
     /// Sets a deadline, in place of an earlier one of the same timer.
     pub(super) fn set(&self, timer: Timer, wait: Duration) {
-        let at = self.alarms.now().after(wait);
-        self.change(|table| table.set(timer, at));
+        self.set_since(self.now(), timer, wait);
         if let Some(backlog) = self.backlog(timer) {
             backlog.set(None);
         }
+    }
+
+    /// The time in which deadlines are counted, for [`Alarm::set_since`].
+    pub(super) fn now(&self) -> Tick {
+        self.alarms.clock.get()
+    }
+
+    /// As [`Alarm::set`], for a wait that began earlier.
+    pub(super) fn set_since(&self, begun: Tick, timer: Timer, wait: Duration) {
+        self.change(|table| table.set(timer, begun.after(wait)));
     }
 
     /// Sets the deadline of a write that has passed anew, if the peer has acknowledged something
@@ -149,7 +169,7 @@ impl Alarm {
 
     /// Ready with a timer whose deadline has passed; it is cleared.
     pub(super) fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<Timer> {
-        let expired = self.table.borrow_mut().take_expired(self.alarms.now());
+        let expired = self.table.borrow_mut().take_expired(self.now());
         if let Some(timer) = expired {
             self.change(|_| ());
             return Poll::Ready(timer);
@@ -194,6 +214,29 @@ mod tests {
         alarm.set(Timer::ClientWrite, wait);
         assert!(alarm.extend(Timer::ClientWrite, wait, 2000), "this is another write");
         assert!(!alarm.extend(Timer::RequestBody, wait, 0), "no write at all");
+    }
+
+    #[test]
+    fn time_in_which_the_thread_could_not_run_does_not_count_for_deadlines() {
+        let started = Instant::now();
+        let alarms = Alarms::new(started);
+        let alarm = alarms.register();
+        let mut cx = Context::from_waker(Waker::noop());
+        let at = |ms: u64| started + Duration::from_millis(ms);
+        alarms.walk(at(1000));
+        alarm.set(Timer::RequestHead, Duration::from_secs(2));
+        let begun = alarm.now();
+        alarms.walk(at(61_000));
+        assert_eq!(alarms.now(), Tick(61 * 20), "other ages are true");
+        assert_eq!(alarm.poll_expired(&mut cx), Poll::Pending, "nobody looked");
+        alarm.set_since(begun, Timer::HeadRate, Duration::from_secs(2));
+        for ms in (61_050..=62_750).step_by(50) {
+            alarms.walk(at(ms));
+        }
+        assert_eq!(alarm.poll_expired(&mut cx), Poll::Pending, "not yet");
+        alarms.walk(at(62_850));
+        assert_eq!(alarm.poll_expired(&mut cx), Poll::Ready(Timer::RequestHead));
+        assert_eq!(alarm.poll_expired(&mut cx), Poll::Ready(Timer::HeadRate));
     }
 
     #[test]

@@ -140,10 +140,10 @@ impl<'a> Client<'a> {
         let mut first_octet_at = None;
         loop {
             if !self.inbox.is_empty() {
-                let at = *first_octet_at.get_or_insert_with(|| {
+                let (at, begun) = *first_octet_at.get_or_insert_with(|| {
                     self.alarm.clear(Timer::KeepAlive);
                     self.alarm.set(Timer::RequestHead, timeouts.request_head);
-                    Instant::now()
+                    (Instant::now(), self.alarm.now())
                 });
                 let found = scan.advance(&self.inbox).map_err(|e| NoHead::Refused(e.into()))?;
                 let end = found.as_ref().map_or(self.inbox.len(), |head| head.end);
@@ -162,7 +162,7 @@ impl<'a> Client<'a> {
                 self.join_crowd();
                 if let Some(rate_min) = limits.request_head_rate_min {
                     let late = head_falls_behind(self.inbox.len(), rate_min);
-                    self.alarm.set(Timer::HeadRate, late.saturating_sub(at.elapsed()));
+                    self.alarm.set_since(begun, Timer::HeadRate, late);
                 }
             }
             match self.receive().await {
