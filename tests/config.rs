@@ -92,6 +92,7 @@ fn defaults_are_the_documented_ones() {
             connections_per_client_max: None,
             chunk_extension_bytes_max: 4096,
             trailer_bytes_max: 8192,
+            pipelined_bytes_max: 4096,
             idle_connections_per_backend_max: 128,
         },
         timeouts: Timeouts {
@@ -161,6 +162,7 @@ fn every_option_reaches_the_configuration() {
         ("STEPFLOW_LB_CONNECTIONS_PER_CLIENT_MAX", "19"),
         ("STEPFLOW_LB_CHUNK_EXTENSION_BYTES_MAX", "0"),
         ("STEPFLOW_LB_TRAILER_BYTES_MAX", "1MiB"),
+        ("STEPFLOW_LB_PIPELINED_BYTES_MAX", "3kB"),
         ("STEPFLOW_LB_IDLE_CONNECTIONS_PER_BACKEND_MAX", "0"),
         ("STEPFLOW_LB_ACCESS_LOG", "all"),
         ("RUST_LOG", "trace,access=off"),
@@ -208,6 +210,7 @@ fn every_option_reaches_the_configuration() {
             connections_per_client_max: 19.try_into().ok(),
             chunk_extension_bytes_max: 0,
             trailer_bytes_max: 1_048_576,
+            pipelined_bytes_max: 3000,
             idle_connections_per_backend_max: 0,
         },
         timeouts: Timeouts {
@@ -335,6 +338,7 @@ fn each_option_refuses_what_it_cannot_mean() {
         ("STEPFLOW_LB_CONNECTIONS_PER_CLIENT_MAX", "0"),
         ("STEPFLOW_LB_CHUNK_EXTENSION_BYTES_MAX", "2MiB"),
         ("STEPFLOW_LB_TRAILER_BYTES_MAX", "-1"),
+        ("STEPFLOW_LB_PIPELINED_BYTES_MAX", "off"),
         ("STEPFLOW_LB_IDLE_CONNECTIONS_PER_BACKEND_MAX", "many"),
         ("STEPFLOW_LB_ACCESS_LOG", "true"),
         ("STEPFLOW_LOG_LEVEL", "verbose"),

@@ -73,6 +73,7 @@ impl Draft {
                 connections_per_client_max: None,
                 chunk_extension_bytes_max: 0,
                 trailer_bytes_max: 0,
+                pipelined_bytes_max: 0,
                 idle_connections_per_backend_max: 0,
             },
             timeouts: Timeouts {

@@ -172,6 +172,8 @@ pub struct Limits {
     pub chunk_extension_bytes_max: u32,
     /// Octets of the trailer section of one body; more is 431, or 502 from backends.
     pub trailer_bytes_max: u32,
+    /// Octets of coming requests taken in while one is being served; more wait with the client.
+    pub pipelined_bytes_max: usize,
     /// Idle connections that one worker keeps to one backend.
     pub idle_connections_per_backend_max: usize,
 }

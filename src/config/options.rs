@@ -551,6 +551,20 @@ pub static SETTINGS: &[Setting] = &[
         apply: |draft, text| body_part(text).map(|n| draft.config.limits.trailer_bytes_max = n),
     },
     Setting {
+        key: "pipelined_bytes_max",
+        flag: "pipelined-bytes-max",
+        environment: "STEPFLOW_LB_PIPELINED_BYTES_MAX",
+        default: "4KiB",
+        accepted: "a size such as 4096, 4KiB or 4kB; from 0 to 1MiB",
+        help: "Octets of coming requests taken in while one is served; more wait with the client",
+        group: "Limits",
+        apply: |draft, text| {
+            let bytes = units::bytes(text, 0, 1024 * 1024)?;
+            draft.config.limits.pipelined_bytes_max = bytes;
+            Ok(())
+        },
+    },
+    Setting {
         key: "idle_connections_per_backend_max",
         flag: "idle-connections-per-backend-max",
         environment: "STEPFLOW_LB_IDLE_CONNECTIONS_PER_BACKEND_MAX",

@@ -193,8 +193,18 @@ impl Duplex {
     /// # Errors
     /// The kernel's; `WouldBlock` if nothing lies ready.
     pub fn try_recv(&self, buf: &mut Vec<u8>) -> io::Result<usize> {
-        debug_assert!(buf.capacity() > buf.len(), "no room to receive into");
+        self.try_recv_within(buf, usize::MAX)
+    }
+
+    /// As [`Duplex::try_recv`], at most `bytes_max`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn try_recv_within(&self, buf: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
+        debug_assert!(buf.capacity() > buf.len() && bytes_max > 0, "no room to receive into");
         let spare: &mut [MaybeUninit<u8>] = buf.spare_capacity_mut();
+        let room = spare.len().min(bytes_max);
+        let spare = &mut spare[..room];
         let n = self.with_socket(|s| s.recv_with_flags(spare, libc::MSG_DONTWAIT))?;
         // SAFETY: the kernel has written `n` octets into the spare capacity, whose length it was
         // given, so `len + n <= capacity` and all octets up to there are initialised.

@@ -6,11 +6,11 @@ use std::{
     ops::Range,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
-use super::{Worker, alarm::Alarm, buffer::Size, crowd::Ticket};
+use super::{Worker, alarm::Alarm, buffer::Size, crowd::Ticket, http::Request};
 use crate::{
     exchange::{Failure, RequestPlan, Timer, head_falls_behind},
     http1::{HeadScan, LeadingLine},
@@ -25,9 +25,6 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How long a connection that has asked for nothing may wait for its first request once the process
 /// drains.
 const LAST_CALL: Duration = Duration::from_secs(1);
-
-/// Octets of coming requests that are taken in while an exchange is running.
-const READ_AHEAD_BYTES_MAX: usize = 4 * 1024;
 
 /// One client connection between and during exchanges.
 pub(super) struct Client<'a> {
@@ -65,6 +62,15 @@ pub(super) enum Departure {
     Closed,
     /// Its connection is broken.
     Broken,
+}
+
+/// What the client sends while an exchange is running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ahead {
+    /// The next requests, of which a little is taken in.
+    NextRequests,
+    /// The rest of the body, which is left where it is.
+    Body,
 }
 
 /// Why there is no head to serve.
@@ -261,11 +267,28 @@ impl<'a> Client<'a> {
         .await
     }
 
+    /// Notices that the client leaves while its request waits for a backend.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>, request: &Request) -> Poll<Failure> {
+        let (is_whole, is_live) = (request.rest.is_none(), request.plan.accepts_event_stream);
+        let ahead = if is_whole { Ahead::NextRequests } else { Ahead::Body };
+        match ready!(self.poll_departure(cx, ahead)) {
+            Departure::Closed if !is_whole => Poll::Ready(Failure::RequestTruncated),
+            Departure::Closed if !is_live => Poll::Pending,
+            Departure::Closed | Departure::Broken => Poll::Ready(Failure::ClientGone),
+        }
+    }
+
+    /// Watches again, after the octets that were in the way have been read.
+    pub(super) fn watch_again(&mut self) {
+        self.watch_is_over = self.half_closed;
+    }
+
     /// Notices that the client leaves while its exchange is running.
-    pub(super) fn poll_departure(&mut self, cx: &mut Context<'_>) -> Poll<Departure> {
+    pub(super) fn poll_departure(&mut self, cx: &mut Context<'_>, ahead: Ahead) -> Poll<Departure> {
         while !self.watch_is_over && self.arrivals.as_mut().poll_ready(cx).is_ready() {
             match self.connection.peek() {
                 Peek::Nothing => {}
+                Peek::Octets if ahead == Ahead::Body => self.watch_is_over = true,
                 Peek::Octets => self.read_ahead(),
                 Peek::EndOfInput => {
                     self.watch_is_over = true;
@@ -281,17 +304,20 @@ impl<'a> Client<'a> {
     /// Takes in octets that belong to no exchange yet, because the end of a connection hides behind
     /// them. A client that sends more than a little ahead is no longer watched.
     fn read_ahead(&mut self) {
-        let room = READ_AHEAD_BYTES_MAX.saturating_sub(self.inbox.len());
+        let max = self.worker.config.limits.pipelined_bytes_max;
+        let room = max.saturating_sub(self.inbox.len());
         if room == 0 {
             self.watch_is_over = true;
             return;
         }
-        if self.inbox.capacity() == 0 {
-            self.inbox = self.worker.buffers.take(Size::Small);
-        }
-        self.inbox.reserve(room);
+        let mut buffer = self.worker.buffers.take(Size::Small);
         // What it cannot take now, it meets again at the next poll.
-        let _ = self.connection.try_recv(&mut self.inbox);
+        if self.connection.try_recv_within(&mut buffer, room).is_ok() {
+            match self.inbox.is_empty() {
+                true => self.worker.buffers.give(std::mem::replace(&mut self.inbox, buffer)),
+                false => self.inbox.extend_from_slice(&buffer),
+            }
+        }
     }
 
     /// Sends one of our own answers. A client that does not take it is not waited for longer than

@@ -2,8 +2,10 @@
 //! `docs/LIFECYCLE.md`. Steps 7 and 8's pumps are in [`super::relay`].
 
 use std::{
+    future::{Future, poll_fn},
     pin::pin,
     rc::Rc,
+    task::Poll,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -293,10 +295,10 @@ async fn deliver(
     loop {
         // Steps 4 and 5: pick and connect.
         let (slot, checkout) = match (&request.instance, again_on.take()) {
-            (Some(instance), again) => {
+            (Some(_), again) => {
                 let freshness = if again.is_some() { Freshness::Fresh } else { Freshness::Any };
                 // Boxed: its waits would cost every connection room.
-                let reach = reach_instance(worker, client, account, instance, freshness);
+                let reach = reach_instance(worker, client, account, request, freshness);
                 Box::pin(reach).await.map_err(undelivered)?
             }
             (None, again) => {
@@ -312,7 +314,7 @@ async fn deliver(
                 };
                 let freshness = if again.is_some() { Freshness::Fresh } else { Freshness::Any };
                 account.in_flight = Some(InFlight::new(worker, slot));
-                match upstream::checkout(worker, client.alarm, slot, freshness).await {
+                match upstream::checkout(worker, client, request, slot, freshness).await {
                     Ok(checkout) => (slot, checkout),
                     Err(failure) => {
                         attempt.sent = Sent::Nothing;
@@ -367,26 +369,29 @@ async fn reach_instance(
     worker: &Rc<Worker>,
     client: &mut Client<'_>,
     account: &mut Account,
-    instance: &InstanceId,
+    request: &Request,
     freshness: Freshness,
 ) -> Result<(Slot, Checkout), Failure> {
+    let instance = request.instance.as_ref().map_or("", InstanceId::as_str);
     worker.stats().affinity_requests.add(1);
     let started = Instant::now();
     let mut reported = false;
     let mut pause = Duration::from_millis(10);
     loop {
-        let found = worker.table.borrow().instance(instance.as_str());
+        let found = worker.table.borrow().instance(instance);
         let (failure, patience) = match found {
             Some(slot) => {
                 account.in_flight = Some(InFlight::new(worker, slot));
-                match upstream::checkout(worker, client.alarm, slot, freshness).await {
+                match upstream::checkout(worker, client, request, slot, freshness).await {
                     Ok(checkout) => {
                         worker.stats().affinity_hits.add(1);
                         return Ok((slot, checkout));
                     }
-                    Err(Failure::DescriptorsExhausted) => {
-                        return Err(Failure::DescriptorsExhausted);
-                    }
+                    Err(
+                        failure @ (Failure::DescriptorsExhausted
+                        | Failure::ClientGone
+                        | Failure::RequestTruncated),
+                    ) => return Err(failure),
                     Err(_) => (Failure::InstanceUnreachable, worker.config.timeouts.instance_retry),
                 }
             }
@@ -401,7 +406,12 @@ async fn reach_instance(
         if started.elapsed() >= patience {
             return Err(failure);
         }
-        monoio::time::sleep(pause).await;
+        let mut sleeping = pin!(monoio::time::sleep(pause));
+        poll_fn(|cx| match client.poll_gone(cx, request) {
+            Poll::Ready(failure) => Poll::Ready(Err(failure)),
+            Poll::Pending => sleeping.as_mut().poll(cx).map(Ok),
+        })
+        .await?;
         pause = (pause * 2).min(Duration::from_millis(200));
     }
 }

@@ -18,7 +18,7 @@ use super::{
     Worker,
     alarm::Alarm,
     buffer::Size,
-    client::{Client, Departure},
+    client::{Ahead, Client, Departure},
     http::{Account, Request},
     tunnel::{self, Copied},
 };
@@ -527,7 +527,7 @@ where
             // Until the request has ended, what the client sends is its body: the upload meets it,
             // and the client's end.
             if self.request_complete
-                && let Poll::Ready(departure) = self.client.poll_departure(cx)
+                && let Poll::Ready(departure) = self.client.poll_departure(cx, Ahead::NextRequests)
                 && (departure == Departure::Broken || self.departure_ends)
             {
                 return Poll::Ready(Err(Failure::ClientGone));
@@ -569,6 +569,7 @@ where
                 self.account.bytes_up += bytes;
                 self.client.inbox.extend_from_slice(&behind);
                 self.request_complete = true;
+                self.client.watch_again();
                 Ok(())
             }
             // The backend reads no more, but may have answered: the answer decides.

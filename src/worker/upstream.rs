@@ -2,7 +2,7 @@
 
 use std::{future::Future, future::poll_fn, io, rc::Rc, task::Poll};
 
-use super::{Worker, alarm::Alarm, table::Slot};
+use super::{Worker, client::Client, http::Request, table::Slot};
 use crate::{
     exchange::{Failure, Timer},
     link::Report,
@@ -61,10 +61,12 @@ pub(super) enum Freshness {
     Fresh,
 }
 
-/// Takes an idle connection that is still good, or opens one.
+/// Takes an idle connection that is still good, or opens one. A client that leaves meanwhile ends
+/// the wait.
 pub(super) async fn checkout(
     worker: &Rc<Worker>,
-    alarm: &Alarm,
+    client: &mut Client<'_>,
+    request: &Request,
     slot: Slot,
     freshness: Freshness,
 ) -> Result<Checkout, Failure> {
@@ -73,7 +75,7 @@ pub(super) async fn checkout(
     {
         return Ok(Checkout { connection, reused: true });
     }
-    connect(worker, alarm, slot, freshness).await
+    connect(worker, client, request, slot, freshness).await
 }
 
 /// The newest idle connection that is still good.
@@ -102,12 +104,14 @@ fn take_idle(worker: &Worker, slot: Slot) -> Option<Duplex> {
 /// Opens a connection, or takes one that comes free meanwhile, whichever is sooner.
 async fn connect(
     worker: &Rc<Worker>,
-    alarm: &Alarm,
+    client: &mut Client<'_>,
+    request: &Request,
     slot: Slot,
     freshness: Freshness,
 ) -> Result<Checkout, Failure> {
     let address = worker.table.borrow().backend(slot).address;
     let waiter = worker.waiting.waiter(slot);
+    let alarm = client.alarm;
     alarm.set(Timer::Connect, worker.config.timeouts.connect);
     let mut opening = std::pin::pin!(Duplex::connect(address, Rc::clone(&worker.turns)));
     let opened = poll_fn(|cx| {
@@ -119,6 +123,9 @@ async fn connect(
                 return Poll::Ready(Opened::Released(connection));
             }
             waiter.wait(cx);
+        }
+        if let Poll::Ready(failure) = client.poll_gone(cx, request) {
+            return Poll::Ready(Opened::Gone(failure));
         }
         // Dropping a connect in flight leaks nothing (measured, ADR 11).
         alarm.poll_expired(cx).map(|_| Opened::Expired)
@@ -140,6 +147,8 @@ async fn connect(
             Err(Failure::DescriptorsExhausted)
         }
         Opened::Fresh(Err(error)) => Err(note_failure(worker, slot, failure_of(&error))),
+        // The backend has nothing to do with it.
+        Opened::Gone(failure) => Err(failure),
         Opened::Expired => Err(note_failure(worker, slot, Failure::ConnectTimeout)),
     }
 }
@@ -147,6 +156,8 @@ async fn connect(
 enum Opened {
     Fresh(io::Result<Duplex>),
     Released(Duplex),
+    /// The client has left.
+    Gone(Failure),
     Expired,
 }
 

@@ -26,3 +26,4 @@ mod sse;
 mod streams;
 mod trailers;
 mod tunnel;
+mod waiting;
