@@ -349,6 +349,7 @@ fn retries(request: &RequestPlan, attempt: u8, failure: Failure) {
         replayed: has(3),
         response_begun: has(4),
         pinned: has(5),
+        moved: has(6),
     };
     let (mut tries, mut executions) = (0, 0);
     loop {
@@ -361,14 +362,20 @@ fn retries(request: &RequestPlan, attempt: u8, failure: Failure) {
             _ if attempt.sent == Sent::Gone => panic!("replays what is gone"),
             Retry::NextBackend => {
                 assert!(!attempt.pinned, "an instance has no other backend");
-                assert_eq!(attempt.sent, Sent::Nothing, "another backend after octets were sent");
+                if attempt.sent != Sent::Nothing {
+                    assert!(request.method.is_idempotent() && !attempt.moved);
+                }
             }
             Retry::SameBackend => {
                 assert!(request.method.is_idempotent() && !attempt.replayed && attempt.reused);
-                attempt.replayed = true;
             }
         }
-        attempt.number += 1;
+        // Whatever happens next happens in the same way, but on a connection that may be reused only
+        // if nothing was sent.
+        let next = attempt.after(verdict);
+        assert_eq!(next.number, attempt.number + 1);
+        let reused = attempt.reused && !next.needs_fresh_connection();
+        attempt = Attempt { sent: attempt.sent, reused, ..next };
         assert!(tries < 10, "{failure:?} is tried for ever");
     }
     assert!(executions <= 1 || request.method.is_idempotent(), "executed twice");

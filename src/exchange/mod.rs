@@ -14,6 +14,7 @@
 //! - A side is reused only if both messages on it ended at their own boundary.
 
 mod answer;
+mod budget;
 mod deadline;
 mod failure;
 mod forward;
@@ -24,6 +25,7 @@ mod reuse;
 mod tests;
 
 pub use answer::{Announced, Answer, ErrorContext, health_answer};
+pub use budget::RetryBudget;
 pub use deadline::{DeadlineTable, Tick, Timer, head_falls_behind};
 pub use failure::{Failure, Origin, Stage};
 pub use forward::{ClientFacts, SELF_NAME, Via, write_request, write_response};

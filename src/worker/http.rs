@@ -282,14 +282,7 @@ async fn deliver(
     let request_complete = request.rest.is_none();
     let undelivered = |failure| Undelivered { failure, request_complete };
     let mut tried = Tried::default();
-    let mut attempt = Attempt {
-        number: 1,
-        sent: Sent::Nothing,
-        reused: false,
-        replayed: false,
-        response_begun: false,
-        pinned: request.instance.is_some(),
-    };
+    let mut attempt = Attempt::first(request.instance.is_some());
     let mut last = None;
     let mut again_on: Option<Slot> = None;
     loop {
