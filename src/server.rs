@@ -24,7 +24,7 @@ use crate::{
     stats::WorkerStats,
     sys::{cpu, socket},
     telemetry::AccessLogger,
-    worker::{self, ActiveDriver, Fallback, WorkerParts},
+    worker::{self, ActiveDriver, Fallback, Queues, WorkerParts},
 };
 
 /// Why the process could not start.
@@ -139,6 +139,13 @@ pub fn start(config: Config, logger: &AccessLogger, signals: Signals) -> Result<
         Some(max) => u64::from(max.get()),
         None => connections_within(descriptors, count),
     };
+    let (queues, queue_bells) = match worker::can_be_full(&config) {
+        true => Queues::new(count)
+            .map(|(queues, bells)| (Some(queues), bells))
+            .map_err(|source| StartError::System { what: "link the queues", source })?,
+        false => (None, Vec::new()),
+    };
+    let mut queue_bells = queue_bells.into_iter();
     let mut starting = Vec::with_capacity(count);
     for (index, (listener, (subscriber, bell))) in listeners.into_iter().zip(ends).enumerate() {
         starting.push(spawn_worker(WorkerParts {
@@ -153,6 +160,7 @@ pub fn start(config: Config, logger: &AccessLogger, signals: Signals) -> Result<
             seed: seeds.hash_one(index),
             connections_max,
             client_hasher: seeds.clone(),
+            queues: queues.clone().zip(queue_bells.next()),
         })?);
     }
     let (mut workers, mut drivers) = (Vec::with_capacity(count), Vec::with_capacity(count));

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use stepflow_load_balancer::{
     config::{
         AccessLog, Algorithm, Config, ConfigError, Dns, Effective, Environment, File, Flags,
-        HealthChecks, Invocation, IoDriver, Limits, Log, LogDestination, LogFormat, Resolution,
-        SETTINGS, Source, Sources, Timeouts,
+        HealthChecks, Invocation, IoDriver, Limits, Log, LogDestination, LogFormat, Resilience,
+        Resolution, SETTINGS, Source, Sources, Timeouts,
     },
     model::TrustedProxies,
 };
@@ -95,6 +95,14 @@ fn defaults_are_the_documented_ones() {
             pipelined_bytes_max: 4096,
             idle_connections_per_backend_max: 128,
         },
+        resilience: Resilience {
+            retry_budget_percent: Some(20),
+            retries_per_second_min: 10,
+            connections_per_backend_max: None,
+            requests_per_backend_max: None,
+            queue_max: 1024,
+            queue_timeout: seconds(5),
+        },
         timeouts: Timeouts {
             request_head: seconds(30),
             keep_alive: seconds(75),
@@ -164,6 +172,12 @@ fn every_option_reaches_the_configuration() {
         ("STEPFLOW_LB_TRAILER_BYTES_MAX", "1MiB"),
         ("STEPFLOW_LB_PIPELINED_BYTES_MAX", "3kB"),
         ("STEPFLOW_LB_IDLE_CONNECTIONS_PER_BACKEND_MAX", "0"),
+        ("STEPFLOW_LB_RETRY_BUDGET", "100%"),
+        ("STEPFLOW_LB_RETRIES_PER_SECOND_MIN", "0"),
+        ("STEPFLOW_LB_CONNECTIONS_PER_BACKEND_MAX", "23"),
+        ("STEPFLOW_LB_REQUESTS_PER_BACKEND_MAX", "24"),
+        ("STEPFLOW_LB_QUEUE_MAX", "25"),
+        ("STEPFLOW_LB_QUEUE_TIMEOUT", "26"),
         ("STEPFLOW_LB_ACCESS_LOG", "all"),
         ("RUST_LOG", "trace,access=off"),
         ("STEPFLOW_LOG_LEVEL", "debug"),
@@ -212,6 +226,14 @@ fn every_option_reaches_the_configuration() {
             trailer_bytes_max: 1_048_576,
             pipelined_bytes_max: 3000,
             idle_connections_per_backend_max: 0,
+        },
+        resilience: Resilience {
+            retry_budget_percent: Some(100),
+            retries_per_second_min: 0,
+            connections_per_backend_max: 23.try_into().ok(),
+            requests_per_backend_max: 24.try_into().ok(),
+            queue_max: 25,
+            queue_timeout: seconds(26),
         },
         timeouts: Timeouts {
             connect: seconds(9),

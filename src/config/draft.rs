@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     AccessLog, Algorithm, Config, Dns, HealthChecks, IoDriver, Limits, Log, LogDestination,
-    LogFormat, Timeouts,
+    LogFormat, Resilience, Timeouts,
 };
 use crate::model::TrustedProxies;
 
@@ -75,6 +75,14 @@ impl Draft {
                 trailer_bytes_max: 0,
                 pipelined_bytes_max: 0,
                 idle_connections_per_backend_max: 0,
+            },
+            resilience: Resilience {
+                retry_budget_percent: None,
+                retries_per_second_min: 0,
+                connections_per_backend_max: None,
+                requests_per_backend_max: None,
+                queue_max: 0,
+                queue_timeout: Duration::ZERO,
             },
             timeouts: Timeouts {
                 request_head: Duration::ZERO,

@@ -66,6 +66,8 @@ pub struct Config {
     pub health_endpoint: Option<String>,
     /// What a client or a backend may make us hold.
     pub limits: Limits,
+    /// What is tried again, and how much a backend may get at once.
+    pub resilience: Resilience,
     /// How long we wait for whom.
     pub timeouts: Timeouts,
     /// Logs.
@@ -176,6 +178,23 @@ pub struct Limits {
     pub pipelined_bytes_max: usize,
     /// Idle connections that one worker keeps to one backend.
     pub idle_connections_per_backend_max: usize,
+}
+
+/// What is tried again, and how much a backend may get at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resilience {
+    /// Retries in percent of the requests of the last ten seconds; `None` bounds only each request.
+    pub retry_budget_percent: Option<u32>,
+    /// Retries per second, over all workers, that the budget allows however little traffic it has.
+    pub retries_per_second_min: u32,
+    /// Connections open to one backend, over all workers; `None` opens as many as are needed.
+    pub connections_per_backend_max: Option<NonZeroU32>,
+    /// Exchanges that run on one backend, over all workers; `None` is without a bound.
+    pub requests_per_backend_max: Option<NonZeroU32>,
+    /// Requests, over all workers, that may wait while every backend is full.
+    pub queue_max: u32,
+    /// How long each of them may wait.
+    pub queue_timeout: Duration,
 }
 
 /// How long we wait for whom.

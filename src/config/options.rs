@@ -579,6 +579,82 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "retry_budget",
+        flag: "retry-budget",
+        environment: "STEPFLOW_LB_RETRY_BUDGET",
+        default: "20%",
+        accepted: "a share from 0% to 100%, or off",
+        help: "Most retries, as a share of the requests of the last 10 seconds",
+        group: "Resilience",
+        apply: |draft, text| {
+            units::or_off(text, units::percent)
+                .map(|share| draft.config.resilience.retry_budget_percent = share)
+        },
+    },
+    Setting {
+        key: "retries_per_second_min",
+        flag: "retries-per-second-min",
+        environment: "STEPFLOW_LB_RETRIES_PER_SECOND_MIN",
+        default: "10",
+        accepted: "a whole number from 0 to 1000000",
+        help: "Retries that the budget allows however little traffic there is",
+        group: "Resilience",
+        apply: |draft, text| {
+            units::count_u32(text, 0, 1_000_000)
+                .map(|n| draft.config.resilience.retries_per_second_min = n)
+        },
+    },
+    Setting {
+        key: "requests_per_backend_max",
+        flag: "requests-per-backend-max",
+        environment: "STEPFLOW_LB_REQUESTS_PER_BACKEND_MAX",
+        default: "off",
+        accepted: "a whole number from 1 to 4294967295, or off",
+        help: "Requests and streams running on one backend at once",
+        group: "Resilience",
+        apply: |draft, text| {
+            units::or_off(text, units::positive_u32)
+                .map(|n| draft.config.resilience.requests_per_backend_max = n)
+        },
+    },
+    Setting {
+        key: "connections_per_backend_max",
+        flag: "connections-per-backend-max",
+        environment: "STEPFLOW_LB_CONNECTIONS_PER_BACKEND_MAX",
+        default: "off",
+        accepted: "a whole number from 1 to 4294967295, or off",
+        help: "Connections open to one backend at once, unused ones included",
+        group: "Resilience",
+        apply: |draft, text| {
+            units::or_off(text, units::positive_u32)
+                .map(|n| draft.config.resilience.connections_per_backend_max = n)
+        },
+    },
+    Setting {
+        key: "queue_max",
+        flag: "queue-max",
+        environment: "STEPFLOW_LB_QUEUE_MAX",
+        default: "1024",
+        accepted: "a whole number from 0 to 1000000; 0 lets nobody wait",
+        help: "Requests that may wait while every backend is full; one more is answered with 503",
+        group: "Resilience",
+        apply: |draft, text| {
+            units::count_u32(text, 0, 1_000_000).map(|n| draft.config.resilience.queue_max = n)
+        },
+    },
+    Setting {
+        key: "queue_timeout",
+        flag: "queue-timeout",
+        environment: "STEPFLOW_LB_QUEUE_TIMEOUT",
+        default: "5s",
+        accepted: POSITIVE_DURATION,
+        help: "Longest wait for a backend that is not full; then 503",
+        group: "Resilience",
+        apply: |draft, text| {
+            units::positive_duration(text).map(|d| draft.config.resilience.queue_timeout = d)
+        },
+    },
+    Setting {
         key: "access_log",
         flag: "access-log",
         environment: "STEPFLOW_LB_ACCESS_LOG",

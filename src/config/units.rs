@@ -133,6 +133,24 @@ pub(super) fn count(text: &str, min: usize, max: usize) -> Parsed<usize> {
     if (min..=max).contains(&number) { Ok(number) } else { Err(Refusal::Form) }
 }
 
+/// As [`count`], for numbers of 32 bits.
+///
+/// # Errors
+/// As [`count`].
+pub(super) fn count_u32(text: &str, min: u32, max: u32) -> Parsed<u32> {
+    let number = u32::try_from(digits(text)?).map_err(|_| Refusal::Form)?;
+    if (min..=max).contains(&number) { Ok(number) } else { Err(Refusal::Form) }
+}
+
+/// A share of a whole, in whole percent and with its sign, so that nobody takes it for a count.
+///
+/// # Errors
+/// When the text is not such a share, or more than the whole.
+pub(super) fn percent(text: &str) -> Parsed<u32> {
+    let number = text.strip_suffix('%').ok_or(Refusal::Form)?;
+    count_u32(number.trim_end(), 0, 100)
+}
+
 /// A whole number from one up.
 ///
 /// # Errors

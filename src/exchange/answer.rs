@@ -115,6 +115,7 @@ impl Failure {
                 (code::TRANSPORT_CONNECTION, "Instance not available")
             }
             Self::NoHealthyBackend => (code::TRANSPORT_CONNECTION, "No healthy backend"),
+            Self::QueueFull | Self::QueueTimeout => (code::TRANSPORT, "Every backend is full"),
             // By blame, not by status: 501 and 505 are refusals too, and trying again will not
             // help.
             _ if self.origin() == Origin::Downstream => (code::INVALID_REQUEST, "Request refused"),

@@ -38,6 +38,8 @@ pub enum Timer {
     RequestHead,
     /// As much of a request head as its pace asks for.
     HeadRate,
+    /// A place on a backend, while all are full.
+    Queue,
     /// A connection to a backend.
     Connect,
     /// The next octet of a request body.
@@ -58,10 +60,11 @@ pub enum Timer {
     Linger,
 }
 
-const TIMERS: [Timer; 12] = [
+const TIMERS: [Timer; 13] = [
     Timer::KeepAlive,
     Timer::RequestHead,
     Timer::HeadRate,
+    Timer::Queue,
     Timer::Connect,
     Timer::RequestBody,
     Timer::BackendWrite,

@@ -169,6 +169,10 @@ failures! {
     InstanceUnreachable: Upstream, Connect, Some(503), "instance_unreachable", "Instance does not accept connections";
     /// No backend can take the request.
     NoHealthyBackend: Internal, Pick, Some(503), "no_healthy_backend", "No healthy backend";
+    /// Every backend is full, and so is the queue.
+    QueueFull: Internal, Pick, Some(503), "queue_full", "every backend is full, and as many requests wait as queue_max lets";
+    /// Every backend was full for as long as a request may wait.
+    QueueTimeout: Internal, Pick, Some(503), "queue_timeout", "every backend was full for as long as queue_timeout";
     /// Every backend that was tried refused the connection.
     ConnectFailed: Upstream, Connect, Some(502), "connect_failed", "the backend does not accept connections";
     /// Every backend that was tried did not answer the connection in time.

@@ -72,6 +72,13 @@ impl Attempt {
         }
     }
 
+    /// Whether the request might be sent again after its octets were sent: until it cannot be, they
+    /// must be kept.
+    pub fn may_be_followed(&self, request: &RequestPlan) -> bool {
+        let closed = Self { sent: Sent::Replayable, response_begun: false, ..*self };
+        may_retry(Failure::BackendClosed, request, &closed) != Retry::GiveUp
+    }
+
     /// Octets of the request were sent before: only a connection that is opened for it will do,
     /// because it cannot have been closed while idle.
     pub fn needs_fresh_connection(&self) -> bool {

@@ -1,6 +1,9 @@
 //! Pure: what every worker counts about one backend.
 
-use std::sync::OnceLock;
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use super::{Gauge, Series};
 
@@ -12,7 +15,15 @@ use super::{Gauge, Series};
 #[derive(Debug)]
 pub struct BackendStats {
     cells: Box<[BackendCell]>,
+    connections: Connections,
 }
+
+/// Connections of all workers. One number for all of them, because a bound that two workers meet at
+/// the same moment must let one of them have the last place; it changes only when a connection is
+/// opened or closed.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Connections(AtomicU64);
 
 /// What one worker counts about one backend. Only that worker writes it.
 ///
@@ -33,7 +44,8 @@ pub struct BackendCell {
 impl BackendStats {
     /// Cells for `workers` workers.
     pub fn new(workers: usize) -> Self {
-        Self { cells: (0..workers).map(|_| BackendCell::default()).collect() }
+        let cells = (0..workers).map(|_| BackendCell::default()).collect();
+        Self { cells, connections: Connections::default() }
     }
 
     /// The cell that worker number `worker` writes.
@@ -54,6 +66,31 @@ impl BackendStats {
     /// Event streams running now on all workers.
     pub fn event_streams(&self) -> u64 {
         self.cells.iter().map(|cell| cell.event_streams.get()).sum()
+    }
+
+    /// Connections open now from all workers: idle ones and those being opened included. Exact.
+    #[inline]
+    pub fn connections(&self) -> u64 {
+        // Relaxed everywhere: the number guards no other memory.
+        self.connections.0.load(Relaxed)
+    }
+
+    /// One more connection, whatever is open.
+    pub fn open(&self) {
+        self.connections.0.fetch_add(1, Relaxed);
+    }
+
+    /// One more connection, unless so many are open already.
+    #[must_use]
+    pub fn open_below(&self, most: u64) -> bool {
+        let one_more = |open| (open < most).then_some(open + 1);
+        self.connections.0.fetch_update(Relaxed, Relaxed, one_more).is_ok()
+    }
+
+    /// One connection less. Stays at zero in release builds, as a [`super::Gauge`] does.
+    pub fn close(&self) {
+        let closed = self.connections.0.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
+        debug_assert!(closed.is_ok(), "a connection was closed that nobody had opened");
     }
 
     /// The finished exchanges of every worker that has any.
@@ -83,6 +120,22 @@ mod tests {
         assert_eq!(stats.in_flight(), 3);
         stats.cell(2).in_flight.decrement();
         assert_eq!(stats.in_flight(), 2);
+    }
+
+    #[test]
+    fn a_bound_on_connections_holds_however_many_threads_open_at_once() {
+        let stats = std::sync::Arc::new(BackendStats::new(0));
+        let threads = [0; 4].map(|_| {
+            let stats = std::sync::Arc::clone(&stats);
+            std::thread::spawn(move || (0..1000).filter(|_| stats.open_below(700)).count())
+        });
+        let opened: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+        assert_eq!((opened, stats.connections()), (700, 700));
+        stats.open();
+        assert!(!stats.open_below(701));
+        stats.close();
+        stats.close();
+        assert!(stats.open_below(700) && !stats.open_below(700));
     }
 
     #[test]

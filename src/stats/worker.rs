@@ -1,6 +1,6 @@
 //! Pure: what one worker counts about itself.
 
-use super::{ClientCounts, Counter, Gauge, Series};
+use super::{ClientCounts, Counter, Gauge, Histogram, Series};
 
 /// Places for failure labels; `exchange::FailureKind` asserts that it needs no more.
 pub const FAILURES_MAX: usize = 64;
@@ -39,6 +39,12 @@ pub struct WorkerStats {
     pub trailer_fields_dropped: Counter,
     /// Exchanges sent again, to the same or another backend.
     pub retries: Counter,
+    /// Retries that were not made because the budget was used up.
+    pub retry_budget_exhausted: Counter,
+    /// Requests that wait now because every backend is full.
+    pub queue_waiting: Gauge,
+    /// How long those waited that wait no more, whatever came of it.
+    pub queue_waits: Histogram,
     /// Requests that named an instance.
     pub affinity_requests: Counter,
     /// Of these, requests that reached it.

@@ -233,6 +233,21 @@ impl Duplex {
         }
     }
 
+    /// How the peer has ended, even behind octets that lie unread: [`Peek::EndOfInput`],
+    /// [`Peek::Broken`], or [`Peek::Nothing`] if it has not.
+    pub fn ending(&self) -> Peek {
+        let fd = self.stream().as_raw_fd();
+        let mut asked = libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 };
+        // SAFETY: the descriptor is open while `self` is borrowed, and the one entry that the kernel
+        // is told of is ours for the length of the call, which waits for nothing.
+        let answered = unsafe { libc::poll(&raw mut asked, 1, 0) };
+        match asked.revents {
+            _ if answered <= 0 => Peek::Nothing,
+            events if events & (libc::POLLERR | libc::POLLHUP) != 0 => Peek::Broken,
+            _ => Peek::EndOfInput,
+        }
+    }
+
     /// Octets sent that the peer has not acknowledged. As long as it falls, the peer is reading:
     /// room to send more appears only once a good part of the kernel's buffer is free.
     pub fn unacknowledged(&self) -> u32 {
@@ -294,6 +309,35 @@ mod tests {
                     return taken;
                 }
             }
+        }
+    }
+
+    #[test]
+    fn an_end_is_seen_behind_octets_that_lie_unread() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        for (breaks, want) in [(false, Peek::EndOfInput), (true, Peek::Broken)] {
+            let mut peer = StdStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (ours, _) = listener.accept().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            let mut runtime = RuntimeBuilder::<LegacyDriver>::new().build().unwrap();
+            runtime.block_on(async {
+                let (turns, _bell) = Turns::new().unwrap();
+                let connection = Duplex::new(TcpStream::from_std(ours).unwrap(), turns).unwrap();
+                assert_eq!(connection.ending(), Peek::Nothing);
+                peer.write_all(b"unread").unwrap();
+                assert_eq!(connection.ending(), Peek::Nothing);
+                if breaks {
+                    SockRef::from(&peer).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+                    drop(peer);
+                } else {
+                    peer.shutdown(std::net::Shutdown::Write).unwrap();
+                }
+                let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+                while connection.ending() == Peek::Nothing {
+                    assert!(std::time::Instant::now() < deadline, "the end is not seen");
+                }
+                assert_eq!(connection.ending(), want);
+            });
         }
     }
 

@@ -1,6 +1,7 @@
 //! The client's side of a connection: its octets, its deadlines, and whether it is still there.
 
 use std::{
+    cell::Cell,
     future::{Future, poll_fn},
     net::SocketAddr,
     ops::Range,
@@ -299,6 +300,34 @@ impl<'a> Client<'a> {
             }
         }
         Poll::Pending
+    }
+
+    /// How the client has left, if it has, without taking an octet of what it sent.
+    pub(super) fn departed(&self) -> Option<Departure> {
+        match self.connection.ending() {
+            Peek::Nothing | Peek::Octets => None,
+            Peek::EndOfInput => Some(Departure::Closed),
+            Peek::Broken => Some(Departure::Broken),
+        }
+    }
+
+    /// Notices that the client leaves while its request waits, without taking an octet of what it
+    /// sends: that may be a body which whoever forwards it will read. Octets that lie unread hide
+    /// the end from the ring: then `is_blind` is set, and the caller has to ask from time to time.
+    pub(super) fn poll_departed(
+        &mut self,
+        cx: &mut Context<'_>,
+        is_blind: &Cell<bool>,
+    ) -> Poll<Departure> {
+        loop {
+            if let Some(departure) = self.departed() {
+                return Poll::Ready(departure);
+            }
+            if is_blind.get() || self.arrivals.as_mut().poll_ready(cx).is_pending() {
+                return Poll::Pending;
+            }
+            is_blind.set(self.connection.peek() == Peek::Octets);
+        }
     }
 
     /// Takes in octets that belong to no exchange yet, because the end of a connection hides behind

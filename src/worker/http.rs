@@ -15,9 +15,10 @@ use super::{
     Worker,
     buffer::Size,
     client::{Arrived, Client, NoHead},
+    queue,
     relay::{self, Delivery, Replay},
     table::{Slot, Tried},
-    upstream::{self, Checkout, Freshness, InFlight},
+    upstream::{self, Checkout, Freshness, InFlight, NoPlace, Place},
 };
 use crate::{
     exchange::{
@@ -281,43 +282,56 @@ async fn deliver(
 ) -> Result<Fate, Undelivered> {
     let request_complete = request.rest.is_none();
     let undelivered = |failure| Undelivered { failure, request_complete };
+    if let Some(budget) = &mut *worker.budget.borrow_mut() {
+        budget.note_request(worker.alarms.now());
+    }
     let mut tried = Tried::default();
     let mut attempt = Attempt::first(request.instance.is_some());
     let mut last = None;
     let mut again_on: Option<Slot> = None;
     loop {
+        let freshness = match attempt.needs_fresh_connection() {
+            true => Freshness::Fresh,
+            false => Freshness::Any,
+        };
         // Steps 4 and 5: pick and connect.
-        let (slot, checkout) = match (&request.instance, again_on.take()) {
-            (Some(_), again) => {
-                let freshness = if again.is_some() { Freshness::Fresh } else { Freshness::Any };
+        let (slot, checkout) = match &request.instance {
+            Some(_) => {
                 // Boxed: its waits would cost every connection room.
                 let reach = reach_instance(worker, client, account, request, freshness);
                 Box::pin(reach).await.map_err(undelivered)?
             }
-            (None, again) => {
-                let pick = |tried| worker.table.borrow_mut().pick(&tried, worker.alarms.now());
-                let mut picked = again.or_else(|| pick(tried));
-                if picked.is_none() && last == Some(Failure::ConnectTimeout) {
-                    // A backend too busy to answer a handshake in time is still better than none.
-                    tried = Tried::default();
-                    picked = pick(tried);
-                }
-                let Some(slot) = picked else {
-                    return Err(undelivered(last.unwrap_or(Failure::NoHealthyBackend)));
+            None => {
+                let again = again_on.take().and(account.in_flight.take());
+                let again = again.and_then(|held| upstream::same_place(worker, held));
+                let found = match again {
+                    Some(place) => Ok(place),
+                    None => upstream::place(worker, &tried, freshness),
                 };
-                let freshness = if again.is_some() { Freshness::Fresh } else { Freshness::Any };
-                account.in_flight = Some(InFlight::new(worker, slot));
-                match upstream::checkout(worker, client, request, slot, freshness).await {
+                let Place { in_flight, opening } = match found {
+                    Ok(place) => place,
+                    Err(NoPlace::Nobody) => {
+                        return Err(undelivered(last.unwrap_or(Failure::NoHealthyBackend)));
+                    }
+                    Err(NoPlace::Full) => {
+                        // Whoever waits holds no place.
+                        account.in_flight = None;
+                        let wait = queue::wait(worker, client, freshness);
+                        Box::pin(wait).await.map_err(undelivered)?
+                    }
+                };
+                let slot = in_flight.slot();
+                account.in_flight = Some(in_flight);
+                match upstream::open(worker, client, request, slot, opening, freshness).await {
                     Ok(checkout) => (slot, checkout),
                     Err(failure) => {
                         attempt.sent = Sent::Nothing;
-                        if may_retry(failure, &request.plan, &attempt) == Retry::GiveUp {
+                        let verdict = may_retry(failure, &request.plan, &attempt);
+                        if !goes_on(worker, verdict, failure, slot, &mut tried) {
                             return Err(undelivered(failure));
                         }
-                        tried.note(slot);
                         last = Some(failure);
-                        attempt.number += 1;
-                        worker.stats().retries.add(1);
+                        attempt = attempt.after(verdict);
                         continue;
                     }
                 }
@@ -325,7 +339,8 @@ async fn deliver(
         };
         let Checkout { connection, reused } = checkout;
         // Steps 6 and 7: forward and relay.
-        let replay = match reused && request.plan.method.is_idempotent() {
+        attempt.reused = reused;
+        let replay = match attempt.may_be_followed(&request.plan) {
             true => Replay::Possible,
             false => Replay::Never,
         };
@@ -338,21 +353,39 @@ async fn deliver(
                 return Ok(downstream);
             }
             Delivery::Failed { failure, sent, response_begun, request_complete } => {
-                attempt = Attempt { sent, reused, response_begun, ..attempt };
-                match may_retry(failure, &request.plan, &attempt) {
-                    Retry::GiveUp => return Err(Undelivered { failure, request_complete }),
-                    Retry::SameBackend => {
-                        attempt.replayed = true;
-                        again_on = Some(slot);
-                    }
-                    Retry::NextBackend => tried.note(slot),
+                attempt = Attempt { sent, response_begun, ..attempt };
+                let verdict = may_retry(failure, &request.plan, &attempt);
+                if !goes_on(worker, verdict, failure, slot, &mut tried) {
+                    return Err(Undelivered { failure, request_complete });
                 }
+                again_on = (verdict == Retry::SameBackend).then_some(slot);
                 last = Some(failure);
-                attempt.number += 1;
-                worker.stats().retries.add(1);
+                attempt = attempt.after(verdict);
             }
         }
     }
+}
+
+/// Whether another attempt follows by this verdict: there is somebody to ask, and the budget allows
+/// it.
+fn goes_on(
+    worker: &Worker,
+    verdict: Retry,
+    failure: Failure,
+    slot: Slot,
+    tried: &mut Tried,
+) -> bool {
+    if verdict == Retry::NextBackend {
+        tried.note(slot);
+        if !worker.table.borrow().has_others_than(tried) {
+            if failure != Failure::ConnectTimeout {
+                return false;
+            }
+            // A backend too busy to answer a handshake in time is still better than none.
+            *tried = Tried::default();
+        }
+    }
+    verdict != Retry::GiveUp && worker.may_try_again()
 }
 
 /// Steps 4 and 5 for a request that names its instance: no other backend will do, so it is worth

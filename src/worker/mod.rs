@@ -19,6 +19,7 @@ mod door;
 mod driver;
 mod http;
 mod pool;
+mod queue;
 mod relay;
 mod table;
 mod tunnel;
@@ -43,17 +44,18 @@ use std::{
 pub use driver::{ActiveDriver, Fallback};
 use monoio::io::AsyncReadRent;
 use pin_project_lite::pin_project;
+pub use queue::Queues;
 use tracing::{debug, error};
 
 use crate::{
     balance::Picker,
-    config::{Algorithm, Config},
-    exchange::{Failure, Tick},
+    config::{Algorithm, Config, Resilience},
+    exchange::{Failure, RetryBudget, Tick},
     http1::BodyLimits,
     link::{Report, Subscriber},
     model::{InstanceId, Phase},
     stats::WorkerStats,
-    sys::{Duplex, Turns, cpu},
+    sys::{Turns, cpu},
     telemetry::AccessLogger,
 };
 use alarm::Alarms;
@@ -61,7 +63,9 @@ use buffer::Buffers;
 use crowd::Crowd;
 use door::{Door, Guest};
 use pool::Pool;
+use queue::Queue;
 use table::BackendTable;
+use upstream::{Bounds, Upstream};
 use waiting::Waiting;
 
 /// What a worker needs to start.
@@ -88,6 +92,16 @@ pub struct WorkerParts {
     pub connections_max: u64,
     /// Makes numbers of client addresses; the same in every worker.
     pub client_hasher: RandomState,
+    /// The queues of all workers, and what rings when this one should look at its own. Only where
+    /// backends can be full ([`can_be_full`]).
+    pub queues: Option<(Arc<Queues>, std::os::unix::net::UnixStream)>,
+}
+
+/// Whether requests may have to wait for a backend that has room.
+pub fn can_be_full(config: &Config) -> bool {
+    let resilience = &config.resilience;
+    resilience.requests_per_backend_max.is_some()
+        || resilience.connections_per_backend_max.is_some()
 }
 
 /// Runs a worker until its end of the link is closed. `started` is called on the way, once the
@@ -118,7 +132,11 @@ struct Worker {
     driver: ActiveDriver,
     all_stats: Arc<[WorkerStats]>,
     table: RefCell<BackendTable>,
-    pool: RefCell<Pool<Duplex>>,
+    pool: RefCell<Pool<Upstream>>,
+    /// What a backend may be given at once; `None` where nothing is bounded.
+    bounds: Option<Bounds>,
+    /// What may be tried again; `None` where only each request is bounded.
+    budget: RefCell<Option<RetryBudget>>,
     waiting: Waiting,
     door: Door,
     /// Clients in the middle of a request head.
@@ -160,6 +178,17 @@ impl Worker {
         }
     }
 
+    /// Whether the budget allows one more retry; if so, it is counted.
+    fn may_try_again(&self) -> bool {
+        let now = self.alarms.now();
+        let mut budget = self.budget.borrow_mut();
+        let may = budget.as_mut().is_none_or(|budget| budget.take_retry(now));
+        let counter =
+            if may { &self.stats().retries } else { &self.stats().retry_budget_exhausted };
+        counter.add(1);
+        may
+    }
+
     /// The id as the table has it, without an allocation; else a copy of its own.
     fn instance_id(&self, id: &str) -> Option<InstanceId> {
         let table = self.table.borrow();
@@ -178,6 +207,10 @@ impl Worker {
         self.stats().upstream_idle.set(pool.len() as u64);
         self.stats().snapshot_version.set(snapshot.version.0);
         drop(pool);
+        // A backend may have come, or come back.
+        if let Some(bounds) = &self.bounds {
+            bounds.queue.look();
+        }
         self.enter(snapshot.phase);
     }
 
@@ -201,6 +234,15 @@ async fn live(
     (turns, turns_bell): (Rc<Turns>, std::os::unix::net::UnixStream),
 ) {
     let WorkerParts { index, config, listener, subscriber, bell, stats, logger, seed, .. } = parts;
+    let (bounds, queue_bell) = match parts.queues {
+        Some((queues, bell)) => (Some(bounds(index, &config.resilience, queues)), Some(bell)),
+        None => (None, None),
+    };
+    let workers = stats.len();
+    let budget = config
+        .resilience
+        .retry_budget_percent
+        .map(|share| RetryBudget::new(share, config.resilience.retries_per_second_min, workers));
     let per_client_max = config.limits.connections_per_client_max.map(NonZeroU32::get);
     let heads_max = config.limits.heads_in_reading_max.get() as usize / stats.len();
     let door = Door::new(parts.connections_max, per_client_max, parts.client_hasher);
@@ -214,6 +256,8 @@ async fn live(
         all_stats: stats,
         table: RefCell::new(BackendTable::new(index, picker, seed)),
         pool: RefCell::new(Pool::new(config.limits.idle_connections_per_backend_max)),
+        bounds,
+        budget: RefCell::new(budget),
         waiting: Waiting::default(),
         door,
         crowd: RefCell::new(Crowd::new(heads_max)),
@@ -231,8 +275,28 @@ async fn live(
     });
     monoio::spawn(tick(Rc::clone(&worker)));
     monoio::spawn(give_turns(Rc::clone(&worker), turns_bell));
+    if let Some(bell) = queue_bell {
+        monoio::spawn(heed_queue(Rc::clone(&worker), bell));
+    }
     monoio::spawn(accept::run(Rc::clone(&worker), listener));
     heed(&worker, bell).await;
+}
+
+fn bounds(index: usize, resilience: &Resilience, queues: Arc<Queues>) -> Bounds {
+    let most = |max: Option<NonZeroU32>| max.map_or(u64::MAX, |max| max.get().into());
+    let queue = Queue::new(index, resilience.queue_max, queues);
+    Bounds::new(
+        most(resilience.requests_per_backend_max),
+        most(resilience.connections_per_backend_max),
+        queue,
+    )
+}
+
+/// Looks at the queue as other workers ask for it. Should the bell ever fail, ticks do the same.
+async fn heed_queue(worker: Rc<Worker>, bell: std::os::unix::net::UnixStream) {
+    if let Err(error) = each_ring(&worker, bell, || upstream::heed_queue(&worker)).await {
+        error!(worker = worker.index, %error, "cannot hear the other workers");
+    }
 }
 
 /// Applies snapshots as the doorbell rings; ends when the control thread has gone.
@@ -282,6 +346,8 @@ async fn tick(worker: Rc<Worker>) {
             pool.expire(worker.alarms.now());
             worker.stats().upstream_idle.set(pool.len() as u64);
         }
+        drop(pool);
+        upstream::tick(&worker);
     }
 }
 
@@ -350,6 +416,8 @@ mod tests {
             all_stats: stats,
             table: RefCell::new(BackendTable::new(0, Picker::LeastConnections, 1)),
             pool: RefCell::new(Pool::new(1)),
+            bounds: None,
+            budget: RefCell::default(),
             waiting: Waiting::default(),
             door: Door::new(u64::MAX, None, RandomState::new()),
             crowd: RefCell::new(Crowd::new(1)),

@@ -70,6 +70,15 @@ impl<C> Pool<C> {
         }
     }
 
+    /// Drops the oldest that is idle for each backend of which this is true. Returns how many.
+    pub(super) fn drop_oldest_where(&mut self, is_so: impl Fn(Slot) -> bool) -> usize {
+        let slots = (0..).map(Slot).zip(&mut self.by_slot);
+        let chosen = slots.filter(|(slot, idle)| !idle.is_empty() && is_so(*slot));
+        let dropped = chosen.map(|(_, idle)| idle.remove(0)).count();
+        self.len -= dropped;
+        dropped
+    }
+
     /// Drops what has expired. The oldest are in front.
     pub(super) fn expire(&mut self, now: Tick) {
         for idle in self.by_slot.iter_mut().filter(|idle| !idle.is_empty()) {
@@ -98,6 +107,19 @@ mod tests {
         assert_eq!(pool.take(Slot(4), Tick(19)), Some(2));
         assert_eq!(pool.take(Slot(4), Tick(0)), None);
         assert_eq!(pool.take(Slot(9), Tick(0)), None);
+    }
+
+    #[test]
+    fn the_oldest_of_chosen_backends_go() {
+        let mut pool = Pool::new(8);
+        for (slot, connection) in [(0, 1), (0, 2), (2, 3), (3, 4)] {
+            pool.put(Slot(slot), connection, Tick(9));
+        }
+        assert_eq!(pool.drop_oldest_where(|slot| slot != Slot(2)), 2);
+        assert_eq!(pool.len(), 2);
+        let mut take = |slot| pool.take(Slot(slot), Tick(0));
+        assert_eq!([take(0), take(0), take(2), take(3)], [Some(2), None, Some(3), None]);
+        assert_eq!(pool.drop_oldest_where(|_| true), 0);
     }
 
     #[test]

@@ -594,6 +594,7 @@ fn expired<T>(timer: Timer) -> Result<Turn<T>, Failure> {
         Timer::ResponseBody => Err(Failure::ResponseBodyTimeout),
         Timer::ResponseHead => Err(Failure::ResponseHeadTimeout),
         Timer::TunnelIdle => Err(Failure::TunnelIdle),
+        Timer::Queue => Err(Failure::QueueTimeout),
         Timer::Connect => Err(Failure::ConnectTimeout),
         Timer::ClientWrite
         | Timer::KeepAlive

@@ -9,7 +9,10 @@
 //! - A backend that left takes no new exchange.
 //! - A slot is given to another backend only when nobody holds it.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::atomic::{Ordering::SeqCst, fence},
+};
 
 use crate::{
     balance::{Candidates, Picker},
@@ -77,6 +80,26 @@ struct View<'a> {
     tried: &'a Tried,
     /// Backends avoided until later than this are excluded; `None` excludes only the tried.
     now: Option<Tick>,
+    /// Backends that have no room are excluded too.
+    room: Option<Room<'a>>,
+}
+
+/// What makes a backend full.
+#[derive(Clone, Copy)]
+pub(super) struct Room<'a> {
+    /// Exchanges that may run on it.
+    pub(super) requests_max: u64,
+    /// Connections that may be open to it.
+    pub(super) connections_max: u64,
+    /// Whether one of these can be used again by this worker.
+    pub(super) has_idle: &'a dyn Fn(Slot) -> bool,
+}
+
+impl Room<'_> {
+    fn is_full(&self, slot: Slot, backend: &Backend) -> bool {
+        backend.stats.in_flight() >= self.requests_max
+            || (backend.stats.connections() >= self.connections_max && !(self.has_idle)(slot))
+    }
 }
 
 impl View<'_> {
@@ -101,6 +124,9 @@ impl Candidates for View<'_> {
     fn is_excluded(&self, candidate: usize) -> bool {
         self.tried.contains(self.eligible[candidate])
             || self.now.is_some_and(|now| self.entry(candidate).avoided_until > now)
+            || self.room.is_some_and(|room| {
+                room.is_full(self.eligible[candidate], &self.entry(candidate).backend)
+            })
     }
 }
 
@@ -209,16 +235,26 @@ impl BackendTable {
         }
     }
 
-    /// Chooses a backend for a request that any may serve.
-    pub(super) fn pick(&mut self, tried: &Tried, now: Tick) -> Option<Slot> {
+    /// Chooses a backend for a request that any may serve; where there are bounds, one with room.
+    pub(super) fn pick(
+        &mut self,
+        tried: &Tried,
+        now: Tick,
+        room: Option<Room<'_>>,
+    ) -> Option<Slot> {
         let Self { entries, eligible, picker, rng, .. } = self;
-        let mut view = View { entries, eligible, tried, now: Some(now) };
+        let mut view = View { entries, eligible, tried, now: Some(now), room };
         let picked = picker.pick(&view, rng).or_else(|| {
             // Everybody refused a connection lately: better an avoided backend than none.
             view.now = None;
             picker.pick(&view, rng)
         })?;
         Some(self.eligible[picked])
+    }
+
+    /// Whether anybody could take a request that these have not served, were they not full.
+    pub(super) fn has_others_than(&self, tried: &Tried) -> bool {
+        self.eligible.iter().any(|slot| !tried.contains(*slot))
     }
 
     /// The backend that answers under this instance id.
@@ -246,6 +282,19 @@ impl BackendTable {
         let entry = &mut self.entries[slot.0 as usize];
         entry.in_flight += 1;
         entry.backend.stats.cell(self.worker).in_flight.increment();
+    }
+
+    /// Counts an exchange against the slot, unless so many run there already. Of two workers that
+    /// do so at the same time the later sees both.
+    pub(super) fn acquire_below(&mut self, slot: Slot, requests_max: u64) -> bool {
+        self.acquire(slot);
+        // Every worker counts before its fence and adds up behind it.
+        fence(SeqCst);
+        let has_room = self.backend(slot).stats.in_flight() <= requests_max;
+        if !has_room {
+            self.release(slot);
+        }
+        has_room
     }
 
     /// Takes an exchange back that [`Self::acquire`] counted.
@@ -334,7 +383,7 @@ mod tests {
         let (a, b) = (backend(1, "a"), backend(2, "b"));
         let mut table = table();
         table.apply(&snapshot(1, std::slice::from_ref(&a)));
-        let slot = table.pick(&Tried::default(), Tick(0)).unwrap();
+        let slot = table.pick(&Tried::default(), Tick(0), None).unwrap();
         table.acquire(slot);
         assert_eq!(table.apply(&snapshot(2, &[b])), [slot]);
         assert_ne!(table.instance("b"), Some(slot));
@@ -351,7 +400,7 @@ mod tests {
         let sick = Backend { health: Health::Unhealthy, ..backend(1, "a") };
         let leaving = Backend { presence: Presence::Leaving, ..backend(2, "b") };
         table.apply(&snapshot(1, &[sick, leaving]));
-        assert_eq!(table.pick(&Tried::default(), Tick(0)), None);
+        assert_eq!(table.pick(&Tried::default(), Tick(0), None), None);
         assert!(table.instance("a").is_some() && table.instance("b").is_some());
         assert_eq!(table.counts(), HealthCounts { total: 1, healthy: 0 });
     }
@@ -362,10 +411,10 @@ mod tests {
         let spare = Backend { priority: 10, ..backend(1, "spare") };
         let main = backend(2, "main");
         table.apply(&snapshot(1, &[spare.clone(), main.clone()]));
-        assert_eq!(table.pick(&Tried::default(), Tick(0)), table.instance("main"));
+        assert_eq!(table.pick(&Tried::default(), Tick(0), None), table.instance("main"));
         let main = Backend { health: Health::Unhealthy, ..main };
         table.apply(&snapshot(2, &[spare, main]));
-        assert_eq!(table.pick(&Tried::default(), Tick(0)), table.instance("spare"));
+        assert_eq!(table.pick(&Tried::default(), Tick(0), None), table.instance("spare"));
     }
 
     #[test]
@@ -375,12 +424,12 @@ mod tests {
         let a = table.instance("a").unwrap();
         let b = table.instance("b").unwrap();
         table.avoid(a, Tick(0));
-        assert!((0..50).all(|_| table.pick(&Tried::default(), Tick(1)) == Some(b)));
+        assert!((0..50).all(|_| table.pick(&Tried::default(), Tick(1), None) == Some(b)));
         let mut tried = Tried::default();
         tried.note(b);
-        assert_eq!(table.pick(&tried, Tick(1)), Some(a));
+        assert_eq!(table.pick(&tried, Tick(1), None), Some(a));
         tried.note(a);
-        assert_eq!(table.pick(&tried, Tick(1)), None);
+        assert_eq!(table.pick(&tried, Tick(1), None), None);
     }
 
     #[test]
@@ -419,7 +468,7 @@ mod tests {
                         table.apply(&snapshot(version, &some));
                     }
                     1 => {
-                        if let Some(slot) = table.pick(&Tried::default(), Tick(0)) {
+                        if let Some(slot) = table.pick(&Tried::default(), Tick(0), None) {
                             table.acquire(slot);
                             held.push((slot, table.backend(slot).id));
                         }

@@ -62,6 +62,7 @@ pub(super) fn render(scrape: &Scrape<'_>) -> String {
 struct Served {
     series: SeriesReading,
     in_flight: u64,
+    connections: u64,
 }
 
 fn traffic(page: &mut Page, scrape: &Scrape<'_>) {
@@ -70,6 +71,7 @@ fn traffic(page: &mut Page, scrape: &Scrape<'_>) {
         let served = by_address.entry(backend.address).or_default();
         backend.stats.series().for_each(|series| served.series.merge(series));
         served.in_flight += backend.stats.in_flight();
+        served.connections += backend.stats.connections();
     }
     let mut own = SeriesReading::default();
     scrape.workers.iter().for_each(|worker| own.merge(&worker.own));
@@ -107,7 +109,8 @@ fn traffic(page: &mut Page, scrape: &Scrape<'_>) {
     for (backend, reading) in &readings {
         let in_use = reading.durations.iter().enumerate().filter(|(_, h)| h.count() > 0);
         for (method, histogram) in in_use {
-            duration_samples(&mut family, backend, method_label(method), histogram);
+            let method = method_label(method);
+            duration_samples(&mut family, &[("backend", backend), ("method", &method)], histogram);
         }
     }
     let mut family = page.family(
@@ -118,30 +121,32 @@ fn traffic(page: &mut Page, scrape: &Scrape<'_>) {
     for (backend, served) in &of_backends {
         family.sample(&[("backend", backend)], served.in_flight);
     }
+    let mut family = page.family(
+        "stepflow_lb_upstream_open",
+        "Connections open per backend, unused ones included",
+        Kind::Gauge,
+    );
+    for (backend, served) in &of_backends {
+        family.sample(&[("backend", backend)], served.connections);
+    }
 }
 
+type Label<'a> = (&'static str, &'a dyn std::fmt::Display);
+
 // One reading feeds all samples, so that `+Inf` and `_count` agree even while workers count on.
-fn duration_samples(
-    family: &mut Family<'_>,
-    backend: &str,
-    method: &'static str,
-    histogram: &HistogramReading,
-) {
+fn duration_samples(family: &mut Family<'_>, labels: &[Label<'_>], histogram: &HistogramReading) {
     let mut cumulative = 0;
     let mut counts = histogram.buckets.iter();
+    let mut bucket = |bound: &dyn std::fmt::Display, count| {
+        let labels: Vec<_> = labels.iter().copied().chain([("le", bound)]).collect();
+        family.suffixed("_bucket", &labels, count);
+    };
     for bound in DURATION_BUCKETS_MS {
         cumulative += counts.next().copied().unwrap_or_default();
-        let labels: &[(_, &dyn std::fmt::Display)] =
-            &[("backend", &backend), ("method", &method), ("le", &bound)];
-        family.suffixed("_bucket", labels, cumulative);
+        bucket(&bound, cumulative);
     }
     let count = histogram.count();
-    family.suffixed(
-        "_bucket",
-        &[("backend", &backend), ("method", &method), ("le", &"+Inf")],
-        count,
-    );
-    let labels: &[(_, &dyn std::fmt::Display)] = &[("backend", &backend), ("method", &method)];
+    bucket(&"+Inf", count);
     family.suffixed("_sum", labels, Milliseconds(histogram.sum_us));
     family.suffixed("_count", labels, count);
 }
@@ -243,6 +248,11 @@ fn exchanges(page: &mut Page, scrape: &Scrape<'_>) {
                 "Trailer fields dropped because they must not be trailers",
                 |w| &w.trailer_fields_dropped,
             ),
+            (
+                "stepflow_lb_retry_budget_exhausted_total",
+                "Retries that were not made because retry_budget was used up",
+                |w| &w.retry_budget_exhausted,
+            ),
             ("stepflow_lb_affinity_requests_total", "Requests that named an instance", |w| {
                 &w.affinity_requests
             }),
@@ -265,8 +275,19 @@ fn exchanges(page: &mut Page, scrape: &Scrape<'_>) {
         &[
             ("stepflow_lb_event_streams_open", "Event streams open", |w| &w.event_streams_open),
             ("stepflow_lb_tunnels_open", "Tunnels open", |w| &w.tunnels_open),
+            ("stepflow_lb_queue_waiting", "Requests that wait because every backend is full", {
+                |w| &w.queue_waiting
+            }),
         ],
     );
+    let mut waits = HistogramReading::default();
+    scrape.workers.iter().for_each(|worker| waits.merge(&worker.queue_waits));
+    let mut family = page.family(
+        "stepflow_lb_queue_wait_ms",
+        "Time that requests waited because every backend was full, in milliseconds",
+        Kind::Histogram,
+    );
+    duration_samples(&mut family, &[], &waits);
 }
 
 fn connections(page: &mut Page, workers: &[WorkerStats]) {
