@@ -316,8 +316,11 @@ async fn deliver(
                     Err(NoPlace::Full) => {
                         // Whoever waits holds no place.
                         account.in_flight = None;
-                        let wait = queue::wait(worker, client, freshness);
-                        Box::pin(wait).await.map_err(undelivered)?
+                        let wait = queue::wait(worker, client, &tried, freshness);
+                        Box::pin(wait).await.map_err(|failure| match failure {
+                            Failure::NoHealthyBackend => undelivered(last.unwrap_or(failure)),
+                            _ => undelivered(failure),
+                        })?
                     }
                 };
                 let slot = in_flight.slot();

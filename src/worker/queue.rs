@@ -234,6 +234,7 @@ impl Drop for Ticket<'_> {
 pub(super) async fn wait(
     worker: &Rc<Worker>,
     client: &mut Client<'_>,
+    tried: &Tried,
     freshness: Freshness,
 ) -> Result<Place, Failure> {
     // Without bounds nobody is ever full.
@@ -242,7 +243,7 @@ pub(super) async fn wait(
     let _waiting = worker.stats().queue_waiting.hold();
     let began = Instant::now();
     client.alarm.set(Timer::Queue, worker.config.resilience.queue_timeout);
-    let ended = wait_with(worker, client, &ticket, freshness).await;
+    let ended = wait_with(worker, client, &ticket, tried, freshness).await;
     client.alarm.clear(Timer::Queue);
     worker.stats().queue_waits.observe(began.elapsed());
     ended
@@ -252,6 +253,7 @@ async fn wait_with(
     worker: &Rc<Worker>,
     client: &mut Client<'_>,
     ticket: &Ticket<'_>,
+    tried: &Tried,
     freshness: Freshness,
 ) -> Result<Place, Failure> {
     // Whoever has closed its sending side by now does so with its request and waits for the answer
@@ -259,7 +261,7 @@ async fn wait_with(
     let closes_early = client.departed() == Some(Departure::Closed);
     loop {
         if ticket.is_first() {
-            match upstream::place_of_first(worker, &Tried::default(), freshness) {
+            match upstream::place_of_first(worker, tried, freshness) {
                 Ok(place) => return Ok(place),
                 Err(NoPlace::Nobody) => return Err(Failure::NoHealthyBackend),
                 // Their unused connections may be all that is in the way.

@@ -245,8 +245,12 @@ impl BackendTable {
         let Self { entries, eligible, picker, rng, .. } = self;
         let mut view = View { entries, eligible, tried, now: Some(now), room };
         let picked = picker.pick(&view, rng).or_else(|| {
+            // Who is only full will have room; waiting for that is better than asking the avoided.
+            if view.room.take().is_some() && (0..view.count()).any(|i| !view.is_excluded(i)) {
+                return None;
+            }
             // Everybody refused a connection lately: better an avoided backend than none.
-            view.now = None;
+            (view.now, view.room) = (None, room);
             picker.pick(&view, rng)
         })?;
         Some(self.eligible[picked])

@@ -4,7 +4,7 @@
 //! A backend is this very test program, run again with [`child::ROLE`] in its environment.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot set up its world has failed")]
-#![allow(dead_code, reason = "the other suites use more of the shared support")]
+#![allow(dead_code, unused_imports, reason = "the other suites use more of the shared support")]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -207,6 +207,13 @@ impl Metrics {
         chosen.map(|(_, value)| value).sum()
     }
 
+    /// How often something was measured, over every sample of a histogram.
+    #[track_caller]
+    pub(crate) fn observations(&self, name: &str) -> u64 {
+        assert!(self.text.contains(&format!("# TYPE {name} histogram")), "no histogram {name}");
+        self.samples(&format!("{name}_count")).map(|(_, count)| count).sum()
+    }
+
     /// How often exchanges failed for this reason.
     #[track_caller]
     pub(crate) fn failures(&self, reason: &str) -> u64 {
