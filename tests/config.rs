@@ -554,7 +554,10 @@ fn the_manual_shows_every_option_once_in_order_with_its_true_default() {
 fn the_manual_names_each_option_s_variable_above_it() {
     let text = std::fs::read_to_string("config/example.toml").unwrap();
     for setting in SETTINGS {
-        let (above, _) = text.split_once(&format!("{} = ", setting.key)).unwrap();
+        // A key may be the end of another one.
+        let at_line_start = ["\n", "\n# "].map(|start| format!("{start}{} = ", setting.key));
+        let found = at_line_start.iter().find_map(|line| text.split_once(line));
+        let (above, _) = found.unwrap();
         let variable = above.lines().rev().find_map(|l| l.strip_prefix("# Environment: "));
         assert_eq!(variable, Some(setting.environment), "{}", setting.key);
     }
