@@ -238,8 +238,8 @@ impl Duplex {
     pub fn ending(&self) -> Peek {
         let fd = self.stream().as_raw_fd();
         let mut asked = libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 };
-        // SAFETY: the descriptor is open while `self` is borrowed, and the one entry that the kernel
-        // is told of is ours for the length of the call, which waits for nothing.
+        // SAFETY: the descriptor is open while `self` is borrowed, and the one entry that the
+        // kernel is told of is ours for the length of the call, which waits for nothing.
         let answered = unsafe { libc::poll(&raw mut asked, 1, 0) };
         match asked.revents {
             _ if answered <= 0 => Peek::Nothing,

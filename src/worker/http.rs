@@ -288,7 +288,7 @@ async fn deliver(
     let mut tried = Tried::default();
     let mut attempt = Attempt::first(request.instance.is_some());
     let mut last = None;
-    let mut again_on: Option<Slot> = None;
+    let mut asks_again = false;
     loop {
         let freshness = match attempt.needs_fresh_connection() {
             true => Freshness::Fresh,
@@ -302,8 +302,8 @@ async fn deliver(
                 Box::pin(reach).await.map_err(undelivered)?
             }
             None => {
-                let again = again_on.take().and(account.in_flight.take());
-                let again = again.and_then(|held| upstream::same_place(worker, held));
+                let held = if asks_again { account.in_flight.take() } else { None };
+                let again = held.and_then(|held| upstream::same_place(worker, held));
                 let found = match again {
                     Some(place) => Ok(place),
                     None => upstream::place(worker, &tried, freshness),
@@ -333,7 +333,7 @@ async fn deliver(
                         if !goes_on(worker, verdict, failure, slot, &mut tried) {
                             return Err(undelivered(failure));
                         }
-                        last = Some(failure);
+                        (last, asks_again) = (Some(failure), false);
                         attempt = attempt.after(verdict);
                         continue;
                     }
@@ -361,7 +361,7 @@ async fn deliver(
                 if !goes_on(worker, verdict, failure, slot, &mut tried) {
                     return Err(Undelivered { failure, request_complete });
                 }
-                again_on = (verdict == Retry::SameBackend).then_some(slot);
+                asks_again = verdict == Retry::SameBackend;
                 last = Some(failure);
                 attempt = attempt.after(verdict);
             }

@@ -11,8 +11,9 @@
 //!
 //! Invariants
 //! - While anybody waits, only the first of all takes a place.
-//! - Nobody sleeps beside a free place for longer than a tick: a request is announced before it looks
-//!   for a place a last time, and a place is free before its owner looks for who was announced.
+//! - Nobody sleeps beside a free place for longer than a tick: a request is announced before it
+//!   looks for a place a last time, and a place is free before its owner looks for who was
+//!   announced.
 
 use std::{
     cell::{Cell, RefCell},
@@ -33,7 +34,7 @@ use super::{
     Worker,
     client::{Client, Departure},
     table::Tried,
-    upstream::{self, Freshness, NoPlace, Place},
+    upstream::{self, Bounds, Freshness, NoPlace, Place},
 };
 use crate::exchange::{Failure, Timer};
 
@@ -243,7 +244,7 @@ pub(super) async fn wait(
     let _waiting = worker.stats().queue_waiting.hold();
     let began = Instant::now();
     client.alarm.set(Timer::Queue, worker.config.resilience.queue_timeout);
-    let ended = wait_with(worker, client, &ticket, tried, freshness).await;
+    let ended = wait_with(worker, bounds, client, &ticket, tried, freshness).await;
     client.alarm.clear(Timer::Queue);
     worker.stats().queue_waits.observe(began.elapsed());
     ended
@@ -251,6 +252,7 @@ pub(super) async fn wait(
 
 async fn wait_with(
     worker: &Rc<Worker>,
+    bounds: &Bounds,
     client: &mut Client<'_>,
     ticket: &Ticket<'_>,
     tried: &Tried,
@@ -261,7 +263,7 @@ async fn wait_with(
     let closes_early = client.departed() == Some(Departure::Closed);
     loop {
         if ticket.is_first() {
-            match upstream::place_of_first(worker, tried, freshness) {
+            match upstream::place_within(worker, bounds, tried, freshness) {
                 Ok(place) => return Ok(place),
                 Err(NoPlace::Nobody) => return Err(Failure::NoHealthyBackend),
                 // Their unused connections may be all that is in the way.

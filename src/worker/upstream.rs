@@ -1,9 +1,9 @@
 //! Steps 4 and 5: a place on a backend, and a connection to it, from the pool or fresh.
 //!
-//! Where there are bounds on what runs on a backend or is open to it, a request that any backend may
-//! serve gets both at once, the count and the connection or the right to open one, or it waits
-//! ([`super::queue`]). A request that names its instance is counted and never held back: the stream
-//! that holds the place may be waiting for it (ADR 20).
+//! A request that any backend may serve gets both at once, its count and a connection
+//! or the right to open one; where there are bounds and no room, it waits ([`super::queue`]). A
+//! request that names its instance is counted and never held back: the stream that holds the place
+//! may be waiting for it (ADR 20).
 //!
 //! Invariant: what is counted is held by a guard, and what is counted last is what is open: a
 //! connection ends before its count does.
@@ -155,8 +155,6 @@ pub(super) enum Opening {
     Idle(Upstream),
     /// It is counted, and may be opened.
     Counted(Counted),
-    /// It is to be had in any way: nothing bounds it.
-    Unbounded,
 }
 
 /// Why there is no place.
@@ -187,21 +185,22 @@ pub(super) fn place(
         None => {
             let slot = worker.table.borrow_mut().pick(tried, worker.alarms.now(), None);
             let in_flight = InFlight::new(worker, slot.ok_or(NoPlace::Nobody)?);
-            Ok(Place { in_flight, opening: Opening::Unbounded })
+            let opening = unbounded(worker, in_flight.slot(), freshness);
+            Ok(Place { in_flight, opening })
         }
         // Who comes first is served first.
         Some(bounds) if !bounds.queue.is_empty() => Err(no_place(worker, tried)),
-        Some(_) => place_of_first(worker, tried, freshness),
+        Some(bounds) => place_within(worker, bounds, tried, freshness),
     }
 }
 
-/// The same for the request whose turn it is.
-pub(super) fn place_of_first(
+/// The same where there are bounds, for the request whose turn it is.
+pub(super) fn place_within(
     worker: &Rc<Worker>,
+    bounds: &Bounds,
     tried: &Tried,
     freshness: Freshness,
 ) -> Result<Place, NoPlace> {
-    let Some(bounds) = &worker.bounds else { return place(worker, tried, freshness) };
     let &Bounds { requests_max, connections_max, .. } = bounds;
     for _ in 0..PICKS_MAX {
         let has_idle = |slot| worker.pool.borrow().has(slot);
@@ -212,7 +211,7 @@ pub(super) fn place_of_first(
         if !is_counted {
             continue;
         }
-        match opening(worker, slot, freshness, connections_max) {
+        match bounded(worker, slot, freshness, connections_max) {
             Some(opening) => {
                 let in_flight =
                     InFlight { worker: Rc::clone(worker), slot, is_event_stream: false };
@@ -234,16 +233,22 @@ fn no_place(worker: &Worker, tried: &Tried) -> NoPlace {
 
 /// The same place once more, on a connection of its own; `None` if there is no room for one.
 pub(super) fn same_place(worker: &Worker, in_flight: InFlight) -> Option<Place> {
+    let slot = in_flight.slot();
     let opening = match &worker.bounds {
-        Some(bounds) => {
-            opening(worker, in_flight.slot(), Freshness::Fresh, bounds.connections_max)?
-        }
-        None => Opening::Unbounded,
+        Some(bounds) => bounded(worker, slot, Freshness::Fresh, bounds.connections_max)?,
+        None => unbounded(worker, slot, Freshness::Fresh),
     };
     Some(Place { in_flight, opening })
 }
 
-fn opening(
+/// An idle connection if one will do, else the right to open one, whatever is open.
+fn unbounded(worker: &Worker, slot: Slot, freshness: Freshness) -> Opening {
+    let idle = if freshness == Freshness::Any { take_good(worker, slot) } else { None };
+    idle.map_or_else(|| Opening::Counted(Counted::any(worker, slot)), Opening::Idle)
+}
+
+/// The same within a bound.
+fn bounded(
     worker: &Worker,
     slot: Slot,
     freshness: Freshness,
@@ -264,7 +269,7 @@ fn opening(
     count()
 }
 
-/// Opens the connection of a place.
+/// The connection of a place.
 pub(super) async fn open(
     worker: &Rc<Worker>,
     client: &mut Client<'_>,
@@ -275,10 +280,10 @@ pub(super) async fn open(
 ) -> Result<Checkout, Failure> {
     match opening {
         Opening::Idle(connection) => Ok(Checkout { connection, reused: true }),
+        // Boxed: whoever finds a connection should not carry the room that opening one takes.
         Opening::Counted(counted) => {
-            connect(worker, client, request, slot, freshness, counted).await
+            Box::pin(connect(worker, client, request, slot, freshness, counted)).await
         }
-        Opening::Unbounded => checkout(worker, client, request, slot, freshness).await,
     }
 }
 
@@ -291,13 +296,7 @@ pub(super) async fn checkout(
     slot: Slot,
     freshness: Freshness,
 ) -> Result<Checkout, Failure> {
-    if freshness == Freshness::Any
-        && let Some(connection) = take_good(worker, slot)
-    {
-        return Ok(Checkout { connection, reused: true });
-    }
-    let counted = Counted::any(worker, slot);
-    connect(worker, client, request, slot, freshness, counted).await
+    open(worker, client, request, slot, unbounded(worker, slot, freshness), freshness).await
 }
 
 /// The newest idle connection that is still good.

@@ -208,6 +208,7 @@ impl Metrics {
     }
 
     /// How often something was measured, over every sample of a histogram.
+    #[allow(dead_code, reason = "not every suite looks at histograms")]
     #[track_caller]
     pub(crate) fn observations(&self, name: &str) -> u64 {
         assert!(self.text.contains(&format!("# TYPE {name} histogram")), "no histogram {name}");
