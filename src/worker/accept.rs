@@ -1,6 +1,10 @@
 //! Step 1: accept.
 
-use std::{net::TcpListener, rc::Rc, time::Duration};
+use std::{
+    net::TcpListener,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use monoio::{io::Canceller, net::TcpStream};
 use tracing::{debug, error, warn};
@@ -11,6 +15,10 @@ use crate::{model::Phase, sys::socket};
 /// How long accepting rests when descriptors or memory have run out. Accept fails at once then, a
 /// million times a second if one lets it, while the connections that are open need the CPU to end.
 const BACKOFF: Duration = Duration::from_millis(100);
+
+/// Shortest time between two lines about that. At the limit each connection that ends makes room
+/// for one that is accepted, so that accepting fails anew all the time.
+const WARNING_PAUSE: Duration = Duration::from_secs(10);
 
 /// Accepts until the worker drains, then empties the accept queue: whoever is in it has completed a
 /// handshake with us and would get a reset.
@@ -30,19 +38,16 @@ pub(super) async fn run(worker: Rc<Worker>, listener: TcpListener) {
     let canceller = Canceller::new();
     let handle = canceller.handle();
     *worker.accepting.borrow_mut() = Some(canceller);
-    let mut is_backing_off = false;
+    let mut warned: Option<Instant> = None;
     while worker.phase() != Phase::Draining {
         match listener.cancelable_accept(handle.clone()).await {
-            Ok((stream, address)) => {
-                is_backing_off = false;
-                begin(&worker, stream, address);
-            }
+            Ok((stream, address)) => begin(&worker, stream, address),
             Err(error) if socket::is_exhaustion(&error) => {
                 worker.stats().accept_backoffs.add(1);
-                if !is_backing_off {
+                if warned.is_none_or(|at| at.elapsed() >= WARNING_PAUSE) {
                     warn!(worker = worker.index, %error, "cannot accept: waiting for connections to end");
+                    warned = Some(Instant::now());
                 }
-                is_backing_off = true;
                 monoio::time::sleep(BACKOFF).await;
             }
             // The loop's condition tells a cancelled accept from one that failed. Most failures are

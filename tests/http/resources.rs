@@ -1,5 +1,7 @@
 //! Descriptors and memory: nothing is kept that is over, and running out is survived.
 
+use std::time::{Duration, Instant};
+
 use stepflow_load_balancer::control::ExitReason;
 
 use crate::support::{
@@ -93,14 +95,34 @@ fn running_out_of_descriptors_is_survived() {
     process.wait_for_healthy(1);
     assert_eq!(process.connect().get("/").text(), "ok");
     let mut clients: Vec<_> = (0..100).map(|_| process.connect()).collect();
-    process.wait_for_line("cannot accept");
+    let line = process.wait_for_line("cannot accept: waiting for connections to end");
+    assert!(line.contains("Too many open files"), "{line}");
+    // A scrape fails as well. It waits in the queue.
+    let mut scrape = Client::connect(process.metrics_address);
+    scrape.send("GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    process.wait_for_line("cannot accept for the control thread");
+    // At the limit, one comes for each that goes: accepting fails anew each time. It rests in
+    // between, and does not repeat itself.
+    let (cpu_time, began) = (process.cpu_time(), Instant::now());
+    while began.elapsed() < Duration::from_millis(1500) {
+        clients.remove(0);
+        clients.push(process.connect());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let spent = process.cpu_time() - cpu_time;
+    assert!(spent < Duration::from_millis(500), "accepting in vain took {spent:?}");
     // Whoever has a connection and needs no other is served.
     assert!(process.is_running());
     clients.clear();
+    assert_eq!(scrape.response().status(), 200);
     wait_until("connections are accepted and served again", || {
         let mut client = process.connect();
         client.get("/").status() == 200
     });
+    let lines = process.lines_so_far();
+    let complaints = lines.iter().filter(|line| line.contains("cannot accept")).count();
+    // One for each of two workers, and one for the metrics port.
+    assert!((2..=3).contains(&complaints), "{complaints} in {lines:#?}");
     let metrics = process.metrics();
     assert!(metrics.sum("stepflow_lb_accept_backoffs_total", &[]) > 0);
     wait_until("nothing is left open", || {

@@ -166,6 +166,12 @@ impl Process {
         }
     }
 
+    /// Every line that it has printed so far.
+    pub(crate) fn lines_so_far(&mut self) -> &[String] {
+        self.lines.extend(self.output.try_iter());
+        &self.lines
+    }
+
     /// CPU time that it has used so far.
     pub(crate) fn cpu_time(&self) -> Duration {
         let path = format!("/proc/{}/stat", self.child.id());

@@ -13,7 +13,12 @@ mod exposition;
 mod metrics;
 mod process;
 
-use std::{io, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    io,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -41,6 +46,8 @@ const LIMITS: Limits = Limits {
 };
 /// Pause after an accept that failed: descriptors come back when connections end.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// Shortest time between two lines about that: a scrape that waits fails ten times a second.
+const WARNING_PAUSE: Duration = Duration::from_secs(10);
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +61,7 @@ pub enum Port {
 /// Serves a port until the process ends. Must run within a `LocalSet`.
 pub async fn serve(listener: TcpListener, view: Rc<AdminView>, port: Port) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut warned: Option<Instant> = None;
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
@@ -67,7 +75,10 @@ pub async fn serve(listener: TcpListener, view: Rc<AdminView>, port: Port) {
                 });
             }
             Err(error) => {
-                warn!(%error, ?port, "cannot accept for the control thread");
+                if warned.is_none_or(|at| at.elapsed() >= WARNING_PAUSE) {
+                    warn!(%error, ?port, "cannot accept for the control thread");
+                    warned = Some(Instant::now());
+                }
                 sleep(ACCEPT_BACKOFF).await;
             }
         }
