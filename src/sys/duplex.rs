@@ -128,8 +128,10 @@ impl Duplex {
     }
 
     fn stream(&self) -> &TcpStream {
-        // SAFETY: the cell is only ever borrowed mutably inside `recv` and `send`, for the length
-        // of one synchronous call that does not call back into this type; `Duplex` is not `Sync`.
+        // SAFETY: the cell is only ever borrowed mutably inside `recv` and `send_all`, for the
+        // length of one synchronous call that does not call back into this type; `Duplex` is not
+        // `Sync`. One shared borrow outlives such calls, that of a `readiness` in waiting: monoio's
+        // `readable` looks through it in its first poll only, which follows its making at once.
         unsafe { &*self.stream.get() }
     }
 
