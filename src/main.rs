@@ -18,6 +18,8 @@ use stepflow_load_balancer::{
 use tracing::{info, warn};
 
 // Heaps per thread, which is how the workers allocate, and freed pages go back to the system soon.
+// Tools that check every access to memory know only the system's allocator: scripts/sanitize.sh.
+#[cfg(not(system_allocator))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

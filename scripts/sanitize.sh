@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Runs the program under tools that watch every access to memory.
+#
+#   scripts/sanitize.sh [asan] [valgrind]
+#
+# asan: AddressSanitizer with leak detection, over the unit tests, the socket suite (tests/http,
+# where the balancer runs inside the test process), and over the real program under a minute of
+# scripts/soak.sh, on io_uring and on epoll. Needs a nightly toolchain (SANITIZE_TOOLCHAIN,
+# `nightly`). The standard library itself is not instrumented, which would need its source.
+#
+# valgrind: memcheck over the real program under a minute of soak, on epoll: what the kernel writes
+# through a ring memcheck does not see, so it would take it for uninitialised. Needs valgrind.
+#
+# Both use the system's allocator instead of mimalloc (`--cfg system_allocator`), whose blocks they
+# cannot tell apart. Without its toolchain or program a part says "skipped". The builds go to
+# directories of their own and take ten minutes on two cores; the runs take another ten.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+toolchain=${SANITIZE_TOOLCHAIN:-nightly}
+host=x86_64-unknown-linux-gnu
+base=$(realpath -m "${CARGO_TARGET_DIR:-target}")/sanitize
+parts=()
+for argument in "$@"; do
+    case "$argument" in
+        asan | valgrind) parts+=("$argument") ;;
+        *)
+            echo "usage: scripts/sanitize.sh [asan] [valgrind]" >&2
+            exit 2
+            ;;
+    esac
+done
+((${#parts[@]} > 0)) || parts=(asan valgrind)
+mkdir -p "$base"
+failed=0
+
+# step NAME COMMAND...: shows what its tests concluded, and its end if they failed.
+step() {
+    local name=$1 status=0 log
+    shift
+    log=$base/${name// /-}.log
+    echo "--- $name"
+    "$@" >"$log" 2>&1 || status=$?
+    grep -h -E '^test result: |[0-9] violations$|^resident: ' "$log" || true
+    if ((status != 0)); then
+        tail -n 60 "$log"
+        echo "$name: FAILED, exit $status, log $log"
+        failed=$((failed + 1))
+    fi
+}
+
+# wrapper FILE COMMAND...: a program that runs the given one in front of its own arguments, because
+# the soak gives the balancer an environment and a pid of its own.
+wrapper() {
+    local file=$1
+    shift
+    printf '#!/bin/sh\nexec %s "$@"\n' "$*" >"$file"
+    chmod +x "$file"
+}
+
+# soak PROGRAM DRIVER VARIABLE...: a minute of load, for a program that is slow.
+soak() {
+    local program=$1 driver=$2
+    shift 2
+    # Freed blocks are held back for a while, so memory grows more than it would otherwise.
+    env STEPFLOW_LB_BIN="$program" STEPFLOW_LB_IO_DRIVER="$driver" SOAK_SECONDS=60 \
+        SOAK_GROWTH_KIB_MAX=262144 "$@" cargo test --locked --test soak -- --nocapture --exact \
+        under_random_faults_every_response_is_right_and_nothing_is_left_behind
+}
+
+asan() {
+    if ! cargo "+$toolchain" --version >/dev/null 2>&1; then
+        echo "skipped: asan: there is no toolchain '$toolchain'" \
+            "(rustup toolchain install $toolchain)"
+        return 0
+    fi
+    local test=(env CARGO_TARGET_DIR="$base/asan"
+        RUSTFLAGS="-Zsanitizer=address --cfg system_allocator" ASAN_OPTIONS=detect_leaks=1
+        cargo "+$toolchain" test --locked --target "$host")
+    step "asan unit tests" "${test[@]}" --lib
+    step "asan socket suite" "${test[@]}" --test http
+    wrapper "$base/asan-program" env ASAN_OPTIONS=detect_leaks=1:quarantine_size_mb=16 \
+        "$base/asan/$host/debug/stepflow-load-balancer"
+    local driver
+    for driver in auto epoll; do
+        step "asan soak $driver" soak "$base/asan-program" "$driver" \
+            SOAK_TIMEOUT_SECONDS=10
+    done
+}
+
+valgrind_part() {
+    if ! command -v valgrind >/dev/null; then
+        echo "skipped: valgrind: it is not installed (Debian: valgrind)"
+        return 0
+    fi
+    step "valgrind build" env CARGO_TARGET_DIR="$base/valgrind" \
+        RUSTFLAGS="--cfg system_allocator" cargo build --locked
+    # What is still reachable at the end belongs to threads that live as long as the process.
+    wrapper "$base/valgrind-program" valgrind --quiet --error-exitcode=99 --leak-check=full \
+        --errors-for-leak-kinds=definite --show-leak-kinds=definite --fair-sched=yes \
+        "$base/valgrind/debug/stepflow-load-balancer"
+    step "valgrind soak" soak "$base/valgrind-program" epoll SOAK_CLIENTS=14 \
+        SOAK_TIMEOUT_SECONDS=20
+}
+
+for part in "${parts[@]}"; do
+    case "$part" in
+        asan) asan ;;
+        valgrind) valgrind_part ;;
+    esac
+done
+((failed == 0))
