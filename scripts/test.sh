@@ -5,11 +5,14 @@
 #   scripts/test.sh --only STAGE[,...]  only these stages (and the build that they need)
 #   scripts/test.sh --image             everything, and the container image (needs root)
 #   scripts/test.sh --fuzz              everything, and ten seconds of each fuzz target
+#   scripts/test.sh --slow-clients      everything, and slowhttptest in four modes (four minutes)
+#   scripts/test.sh --sanitize          everything, and AddressSanitizer and valgrind (half an hour)
 #
 # Stages: check (format, lints, docs), rust (all Rust tests), epoll (the socket suite with epoll),
-# denied (the socket suite with io_uring refused by seccomp), stepflow-0.9 and stepflow-0.11 (real
-# Stepflow through the balancer; `stepflow` means both), image, fuzz (needs a nightly toolchain; two
-# minutes warm, five more to build; the corpus itself is part of `rust`).
+# denied (the socket suite with io_uring refused by seccomp), soak (two minutes of random faults; a
+# few seconds of them are part of `rust`), stepflow-0.9 and stepflow-0.11 (real Stepflow through the
+# balancer; `stepflow` means both), image, fuzz (needs a nightly toolchain; two minutes warm, five
+# more to build; the corpus itself is part of `rust`), slow-clients and sanitize (see scripts/).
 #
 # Needs the Rust toolchain, a C compiler and Python 3 with venv. As root on Debian it installs what
 # is missing of the last and of what the Rust tests start (dnsmasq); elsewhere it says what is
@@ -17,17 +20,19 @@
 # in this directory, logs to target/test-logs.
 #
 # Ends with one line: N passed, N failed, N skipped. Exits 1 when something failed or did not run;
-# skipped suites count as that when CI=true. Takes about ten minutes cold on two cores, three warm.
+# skipped suites count as that when CI=true. Takes about thirteen minutes cold on two cores, six
+# warm.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-ALL_STAGES="check rust epoll denied stepflow-0.9 stepflow-0.11"
+ALL_STAGES="check rust epoll denied soak stepflow-0.9 stepflow-0.11"
+MORE_STAGES="image fuzz slow-clients sanitize"
 # `name:package` of the programs that tests start, by their Debian packages.
 TEST_PROGRAMS=(dnsmasq:dnsmasq-base)
 
 usage() {
-    echo "usage: scripts/test.sh [--only STAGE[,STAGE...]] [--image] [--fuzz]; stages:" \
-        "$ALL_STAGES image fuzz" >&2
+    echo "usage: scripts/test.sh [--only STAGE[,STAGE...]] [--image] [--fuzz]" \
+        "[--slow-clients] [--sanitize]; stages: $ALL_STAGES $MORE_STAGES" >&2
     exit 2
 }
 
@@ -40,14 +45,13 @@ while (($# > 0)); do
             stages=${stages/ stepflow / stepflow-0.9 stepflow-0.11 }
             shift
             ;;
-        --image) stages+=" image" ;;
-        --fuzz) stages+=" fuzz" ;;
+        --image | --fuzz | --slow-clients | --sanitize) stages+=" ${1#--}" ;;
         *) usage ;;
     esac
     shift
 done
 for stage in $stages; do
-    [[ " $ALL_STAGES image fuzz " == *" $stage "* ]] || usage
+    [[ " $ALL_STAGES $MORE_STAGES " == *" $stage "* ]] || usage
 done
 
 wants() {
@@ -238,10 +242,10 @@ install_packages
 if wants check; then
     run check bash scripts/check.sh --quick
 fi
-if wants stepflow-0.9 stepflow-0.11; then
+if wants soak slow-clients stepflow-0.9 stepflow-0.11; then
     build "build (release)" cargo build --release --locked
 fi
-if wants rust epoll denied; then
+if wants rust epoll denied soak; then
     build "build (tests)" cargo test --locked --no-run
 fi
 if wants rust; then
@@ -256,6 +260,10 @@ if wants denied; then
     else
         skip denied "python3 is not there, which refuses io_uring for it"
     fi
+fi
+if wants soak; then
+    run_tests soak bash scripts/soak.sh --minutes 2
+    grep -E '^soak of|^resident: |violations$' "$logs/soak.log" || true
 fi
 if wants stepflow-0.9; then
     stepflow_suite 0.9
@@ -276,5 +284,11 @@ if wants fuzz; then
     else
         skip fuzz "there is no nightly toolchain, which libFuzzer needs"
     fi
+fi
+if wants slow-clients; then
+    run_tests slow-clients bash scripts/slow-clients.sh
+fi
+if wants sanitize; then
+    run_tests sanitize bash scripts/sanitize.sh
 fi
 finish

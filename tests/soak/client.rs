@@ -24,6 +24,9 @@ const OF_A_KILL: &[&str] = &[
 /// Labels of failures that a request with an instance may meet, if that instance comes or goes.
 const OF_AN_INSTANCE: &[&str] = &["instance_unknown", "instance_unreachable"];
 
+/// Nothing but a stall takes this long. That a busy machine does is counted, and no violation.
+const SLOW: Duration = Duration::from_secs(1);
+
 /// What a client got for one request.
 #[derive(Debug)]
 enum Got {
@@ -236,11 +239,14 @@ impl Client {
         let disturbed = self.world.was_disturbed_since(began);
         let verdict = verdict(plan, got, disturbed, pinned, || self.world.deliveries(plan.id));
         let kind = plan.answer.name();
+        let took = began.elapsed();
+        if took > SLOW && !matches!(plan.answer, Answer::StallHead | Answer::StallBody) {
+            self.world.count("clients: answers that took more than a second");
+        }
         match verdict {
             Ok(class) => self.world.count(&format!("{kind}: {class}")),
             Err(why) => {
                 let times = self.world.deliveries(plan.id);
-                let took = began.elapsed();
                 self.world.violation(&format!(
                     "{why}: {plan:?}, delivered {times} times, after {took:?}: {}",
                     describe(got)
@@ -352,8 +358,13 @@ fn verdict(
                 Expect::Failure(labels) | Expect::Cut(labels) | Expect::WholeOr(labels) => labels,
                 Expect::Whole => &[],
             };
-            if plan.method == "HEAD" && disturbed && matches!(status, 502 | 504) {
-                return Ok(format!("{status}, disturbed"));
+            if plan.method == "HEAD" {
+                // It has no body, and so no label.
+                return match status {
+                    502 | 504 if disturbed => Ok(format!("{status}, disturbed")),
+                    503 if pinned => Ok("503 for an instance".to_owned()),
+                    _ => Err("a failure that nothing explains"),
+                };
             }
             if status != status_of(&label) {
                 Err("a status that is not its label's")

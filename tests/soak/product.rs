@@ -53,6 +53,8 @@ impl Product {
         };
         command
             .env_clear()
+            // A wrapper around it may be looked for by it.
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("STEPFLOW_LB_WORKERS", "2")
             .env("BIND_ADDRESS", "127.0.0.1:0")
             .env("METRICS_ADDRESS", "127.0.0.1:0")
