@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Lines that are kept of those that must not be there.
-const LINES_MAX: usize = 20;
+const LINES_MAX: usize = 100;
 
 /// A running balancer. Killed when it is dropped.
 pub(crate) struct Product {
