@@ -311,7 +311,7 @@ fn a_chunked_body_is_refused_as_soon_as_it_is_over_the_limit() {
     let mut client = balancer.connect();
     client.send(format!("{HEAD}2;long=extension\r\n12\r\n"));
     let mut peer = backend.next();
-    client.send("3\r\n345\r\n0\r\nTrailer: here\r\n\r\n");
+    client.send("3\r\n345\r\n0\r\nX-Last: here\r\n\r\n");
     peer.take_through("here\r\n\r\n");
     peer.answer("fits");
     assert_eq!(client.response().text(), "fits");
