@@ -14,17 +14,22 @@ const HOP_BY_HOP: [&str; 8] = [
     "upgrade",
 ];
 
-/// May not be removed by listing them in `Connection`: what frames, routes or describes a message,
-/// and what ends a loop.
-const PROTECTED: [&str; 8] = [
+/// May not be removed by listing them in `Connection`: what frames, routes, describes or
+/// authenticates a message, and what ends a loop.
+const PROTECTED: [&str; 13] = [
+    "authorization",
     "cache-control",
     "content-encoding",
     "content-length",
     "content-type",
+    "cookie",
     "host",
     "max-forwards",
+    "origin",
+    "set-cookie",
     "stepflow-instance-id",
     "via",
+    "www-authenticate",
 ];
 
 /// What a client says about others: not removed either, and not believed of everybody.
@@ -59,7 +64,7 @@ pub fn goes_on(name: &str, lines: &Lines) -> bool {
 
 /// Must not be trailers (RFC 9110 §6.5.1): what frames, routes, modifies a request, authenticates,
 /// controls a response or says how to read its content.
-const NO_TRAILERS: [&str; 33] = [
+const NO_TRAILERS: [&str; 34] = [
     "accept",
     "age",
     "allow",
@@ -77,6 +82,7 @@ const NO_TRAILERS: [&str; 33] = [
     "keep-alive",
     "location",
     "max-forwards",
+    "origin",
     "pragma",
     "range",
     "refresh",

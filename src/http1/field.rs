@@ -5,24 +5,29 @@
 #[expect(missing_docs, reason = "each variant is the field of that name")]
 pub enum Field {
     Accept,
+    Authorization,
     CacheControl,
     Connection,
     ContentEncoding,
     ContentLength,
     ContentType,
+    Cookie,
     Expect,
     Forwarded,
     Host,
     KeepAlive,
     MaxForwards,
+    Origin,
     ProxyAuthenticate,
     ProxyAuthorization,
     ProxyConnection,
+    SetCookie,
     StepflowInstanceId,
     Te,
     TransferEncoding,
     Upgrade,
     Via,
+    WwwAuthenticate,
     XAccelBuffering,
     XForwardedBy,
     XForwardedFor,
@@ -46,20 +51,25 @@ impl Field {
             3 if is(b"via") => Self::Via,
             4 if is(b"host") => Self::Host,
             6 if is(b"accept") => Self::Accept,
+            6 if is(b"cookie") => Self::Cookie,
+            6 if is(b"origin") => Self::Origin,
             6 if is(b"expect") => Self::Expect,
             7 if is(b"upgrade") => Self::Upgrade,
             9 if is(b"forwarded") => Self::Forwarded,
             9 if is(b"x-real-ip") => Self::XRealIp,
             10 if is(b"connection") => Self::Connection,
+            10 if is(b"set-cookie") => Self::SetCookie,
             10 if is(b"keep-alive") => Self::KeepAlive,
             12 if is(b"max-forwards") => Self::MaxForwards,
             12 if is(b"content-type") => Self::ContentType,
+            13 if is(b"authorization") => Self::Authorization,
             13 if is(b"cache-control") => Self::CacheControl,
             14 if is(b"content-length") => Self::ContentLength,
             14 if is(b"x-forwarded-by") => Self::XForwardedBy,
             15 if is(b"x-forwarded-for") => Self::XForwardedFor,
             16 if is(b"x-forwarded-host") => Self::XForwardedHost,
             16 if is(b"content-encoding") => Self::ContentEncoding,
+            16 if is(b"www-authenticate") => Self::WwwAuthenticate,
             16 if is(b"proxy-connection") => Self::ProxyConnection,
             17 if is(b"transfer-encoding") => Self::TransferEncoding,
             17 if is(b"x-accel-buffering") => Self::XAccelBuffering,
@@ -107,20 +117,26 @@ impl Field {
     }
 
     /// May not be removed by being listed in `Connection`: a client that could strip these would
-    /// choose how its request is framed, routed or attributed.
+    /// choose how its request is framed, routed, attributed or authenticated, also where a proxy
+    /// in front of us has said it.
     #[inline]
     pub fn is_protected(self) -> bool {
         self.is_testimony()
             || matches!(
                 self,
-                Self::CacheControl
+                Self::Authorization
+                    | Self::CacheControl
                     | Self::ContentEncoding
                     | Self::ContentLength
                     | Self::ContentType
+                    | Self::Cookie
                     | Self::Host
                     | Self::MaxForwards
+                    | Self::Origin
+                    | Self::SetCookie
                     | Self::StepflowInstanceId
                     | Self::Via
+                    | Self::WwwAuthenticate
             )
     }
 }

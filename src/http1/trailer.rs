@@ -41,6 +41,7 @@ const KNOWN: &[(Pattern, &str)] = &[
     (Whole, "accept"),
     (Whole, "cache-control"),
     (Whole, "expect"),
+    (Whole, "origin"),
     (Whole, "max-forwards"),
     (Whole, "pragma"),
     (Whole, "range"),
@@ -209,6 +210,7 @@ impl TrailerFilter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http1::Field;
 
     fn filtered(input: &[u8], cuts: &[usize]) -> (Vec<u8>, u16) {
         let (mut filter, mut out, mut at) = (TrailerFilter::new(), Vec::new(), 0);
@@ -232,6 +234,23 @@ mod tests {
                 let want = (b"A: 1\r\nB:\r\n".to_vec(), 1);
                 assert_eq!(filtered(input.as_bytes(), &[]), want, "{name}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_or_removed_by_itself_in_a_head_is_no_trailer() {
+        // What `Connection` lists of these does not empty a trailer section, so this must hold.
+        let names = "authorization cache-control connection content-encoding content-length \
+                     content-type cookie forwarded host keep-alive max-forwards origin \
+                     proxy-authenticate proxy-authorization proxy-connection set-cookie \
+                     stepflow-instance-id te transfer-encoding upgrade via www-authenticate \
+                     x-forwarded-by x-forwarded-for x-forwarded-host x-forwarded-port \
+                     x-forwarded-proto x-real-ip";
+        for name in names.split_ascii_whitespace() {
+            let field = Field::of(name.as_bytes());
+            assert!(field.is_hop_by_hop() || field.is_protected(), "{name}");
+            let line = format!("{name}: x\r\n");
+            assert_eq!(filtered(line.as_bytes(), &[]), (Vec::new(), 1), "{name}");
         }
     }
 

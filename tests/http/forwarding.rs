@@ -134,7 +134,8 @@ fn what_frames_routes_or_attributes_a_request_cannot_be_stripped_by_listing_it()
          Stepflow-Instance-Id: pod-1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: outer\r\n\
          X-Forwarded-For: 192.0.2.1\r\nConnection: Host, Content-Length, Content-Type\r\n\
          Connection: Stepflow-Instance-Id, X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, \
-         X-Forwarded-By\r\n\r\nhi",
+         X-Forwarded-By, Authorization, Cookie\r\nAuthorization: Basic eA==\r\nCookie: a=b\r\n\
+         \r\nhi",
     );
     let mut peer = backend.next();
     assert_eq!(peer.read_body().0, b"hi");
@@ -147,12 +148,19 @@ fn what_frames_routes_or_attributes_a_request_cannot_be_stripped_by_listing_it()
         ("X-Forwarded-Host", "outer"),
         ("X-Forwarded-For", "192.0.2.1, 127.0.0.1"),
         ("X-Forwarded-By", "stepflow-load-balancer"),
+        ("Authorization", "Basic eA=="),
+        ("Cookie", "a=b"),
     ];
     for (name, value) in want {
         assert_eq!(peer.head.field(name).as_deref(), Some(value), "{name}");
     }
-    peer.answer("");
-    assert_eq!(client.response().status(), 200);
+    peer.send(
+        "HTTP/1.1 401 No\r\nConnection: Set-Cookie, WWW-Authenticate, Content-Length\r\n\
+         Set-Cookie: c=d\r\nWWW-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n",
+    );
+    let response = client.response();
+    assert_eq!(response.head.field("Set-Cookie").as_deref(), Some("c=d"));
+    assert_eq!(response.head.field("WWW-Authenticate").as_deref(), Some("Basic"));
 }
 
 #[test]

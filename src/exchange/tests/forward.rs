@@ -87,8 +87,12 @@ fn what_connection_lists_ends_here_unless_it_is_protected() {
         ],
         &["X-C: 4"],
     );
-    // A client could otherwise choose how its request is framed, routed or attributed.
+    // A client could otherwise choose how its request is framed, routed, attributed or
+    // authenticated.
     let kept = [
+        "Authorization: Basic eA==",
+        "Cookie: a=b",
+        "Origin: http://h",
         "Content-Length: 0",
         "Content-Type: a/b",
         "Content-Encoding: gzip",
@@ -100,7 +104,8 @@ fn what_connection_lists_ends_here_unless_it_is_protected() {
     ];
     let listing = "Connection: host, content-length, content-type, content-encoding, cache-control,\
                    stepflow-instance-id, x-forwarded-for, x-forwarded-host, x-forwarded-proto,\
-                   x-forwarded-by, x-forwarded-port, x-real-ip, forwarded, via, transfer-encoding";
+                   x-forwarded-by, x-forwarded-port, x-real-ip, forwarded, via, transfer-encoding,\
+                   authorization, cookie, origin";
     check_fields(&[&[listing], &kept[..]].concat(), &kept);
     check(
         &[
