@@ -8,16 +8,18 @@
 #   scripts/test.sh --slow-clients      everything, and slowhttptest in four modes (four minutes)
 #   scripts/test.sh --sanitize          everything, and AddressSanitizer and valgrind (half an hour)
 #
-# Stages: check (format, lints, docs), rust (all Rust tests), epoll (the socket suite with epoll),
+# Stages: check (format, lints, docs), rust (all Rust tests; for its comparison with other HTTP
+# parsers it installs llhttp with npm and h11 with pip), epoll (the socket suite with epoll),
 # denied (the socket suite with io_uring refused by seccomp), soak (two minutes of random faults; a
 # few seconds of them are part of `rust`), stepflow-0.9 and stepflow-0.11 (real Stepflow through the
-# balancer; `stepflow` means both), image, fuzz (needs a nightly toolchain; two minutes warm, five
-# more to build; the corpus itself is part of `rust`), slow-clients and sanitize (see scripts/).
+# balancer; `stepflow` means both), image, fuzz (libFuzzer; needs a nightly toolchain; two minutes
+# warm, five more to build; the corpus and seconds of changes to it are part of `rust`),
+# slow-clients and sanitize (see scripts/).
 #
-# Needs the Rust toolchain, a C compiler and Python 3 with venv. As root on Debian it installs what
-# is missing of the last and of what the Rust tests start (dnsmasq); elsewhere it says what is
-# missing and counts the suites that need it as skipped. The Python packages go to .venv-stepflow-*
-# in this directory, logs to target/test-logs.
+# Needs the Rust toolchain, a C compiler, Python 3 with venv, and Node.js with npm. As root on Debian
+# it installs what is missing of the last two and of what the Rust tests start (dnsmasq); elsewhere
+# it says what is missing and counts the suites that need it as skipped. Packages go to .venv-* and
+# .node-* in this directory, logs to target/test-logs.
 #
 # Ends with one line: N passed, N failed, N skipped. Exits 1 when something failed or did not run;
 # skipped suites count as that when CI=true. Takes about thirteen minutes cold on two cores, six
@@ -165,13 +167,17 @@ has_venv() {
 
 install_packages() {
     local missing=() entry
-    if wants stepflow-0.9 stepflow-0.11; then
+    if wants rust stepflow-0.9 stepflow-0.11; then
         has_venv || missing+=(python3 python3-venv)
     fi
     if wants rust epoll denied; then
         for entry in "${TEST_PROGRAMS[@]}"; do
             command -v "${entry%%:*}" >/dev/null || missing+=("${entry##*:}")
         done
+    fi
+    if wants rust; then
+        command -v node >/dev/null || missing+=(nodejs)
+        command -v npm >/dev/null || missing+=(npm)
     fi
     command -v cc >/dev/null || missing+=(gcc libc6-dev)
     ((${#missing[@]} > 0)) || return 0
@@ -189,9 +195,9 @@ install_packages() {
     echo "on Debian: sudo apt-get install ${missing[*]}"
 }
 
-# venv VERSION: makes .venv-stepflow-VERSION unless it is there and fits its requirements.
+# venv NAME REQUIREMENTS: makes .venv-NAME unless it is there and fits its requirements.
 venv() {
-    local dir=.venv-stepflow-$1 wanted=tests/stepflow/requirements-$1.txt
+    local dir=.venv-$1 wanted=$2
     if [[ -x $dir/bin/python ]] && cmp -s "$wanted" "$dir/installed-requirements.txt"; then
         return 0
     fi
@@ -201,6 +207,43 @@ venv() {
         cp "$wanted" "$dir/installed-requirements.txt"
 }
 
+# node_modules NAME DIRECTORY: installs what the lock file in there names into .node-NAME, unless it
+# is there and fits.
+node_modules() {
+    local dir=.node-$1 wanted=$2/package-lock.json
+    if [[ -d $dir/node_modules ]] && cmp -s "$wanted" "$dir/installed-lock.json"; then
+        return 0
+    fi
+    rm -rf "$dir"
+    mkdir "$dir" &&
+        cp "$2/package.json" "$wanted" "$dir" &&
+        npm --prefix "$dir" ci --ignore-scripts --no-audit --no-fund &&
+        cp "$wanted" "$dir/installed-lock.json"
+}
+
+# The parsers that tests/differential compares with. One that cannot be installed is counted as
+# skipped; if all are there, the tests must find them.
+foreign_readers() {
+    local here=tests/differential/foreign all=required
+    if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+        skip llhttp "node and npm are not there (Debian: nodejs, npm)"
+        all=
+    elif ! node_modules llhttp "$here" >"$logs/node-llhttp.log" 2>&1; then
+        tail -n 20 "$logs/node-llhttp.log"
+        skip llhttp "it cannot be installed: $logs/node-llhttp.log"
+        all=
+    fi
+    if ! has_venv; then
+        skip h11 "python3 has no venv module (Debian: python3-venv)"
+        all=
+    elif ! venv h11 "$here/requirements.txt" >"$logs/venv-h11.log" 2>&1; then
+        tail -n 20 "$logs/venv-h11.log"
+        skip h11 "it cannot be installed: $logs/venv-h11.log"
+        all=
+    fi
+    export LB_FOREIGN_READERS=$all
+}
+
 stepflow_suite() {
     local version=$1 name="stepflow-$1"
     if ! has_venv; then
@@ -208,7 +251,7 @@ stepflow_suite() {
         skip "$name" "python3 has no venv module (Debian: python3-venv)"
         return 0
     fi
-    if ! venv "$version" >"$logs/$name-venv.log" 2>&1; then
+    if ! venv "$name" "tests/stepflow/requirements-$version.txt" >"$logs/$name-venv.log" 2>&1; then
         heading "$name"
         tail -n 20 "$logs/$name-venv.log"
         skip "$name" "its Python packages cannot be installed: $logs/$name-venv.log"
@@ -227,7 +270,7 @@ socket_suite() {
         skip "$name" "there is no tests/http/main.rs"
         return 0
     fi
-    run_tests "$name" "$@" cargo test --locked --no-fail-fast --test http --test peers
+    run_tests "$name" "$@" cargo test --locked --no-fail-fast --test http --test peers --test catalogue
 }
 
 if ! command -v cargo >/dev/null; then
@@ -249,6 +292,7 @@ if wants rust epoll denied soak; then
     build "build (tests)" cargo test --locked --no-run
 fi
 if wants rust; then
+    foreign_readers
     run_tests rust cargo test --locked --no-fail-fast
 fi
 if wants epoll; then

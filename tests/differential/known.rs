@@ -1,8 +1,8 @@
-//! What monoio-http reads wrongly, as docs/adr/0002 lists it: a test each, which shows its reading
-//! and ours. These are why it is a peer of the tests and no part of the product.
+//! What others read wrongly: a test each, which shows their reading and ours. That of monoio-http is
+//! listed in docs/adr/0002 as well; it is why that is a peer of the tests and no part of the product.
 
 use crate::{
-    monoio_http_reader as theirs, ours,
+    Others, monoio_http_reader as theirs, ours,
     reading::{Kind, Message, Reading},
 };
 
@@ -132,4 +132,53 @@ fn they_withhold_a_body_until_it_is_whole_and_we_do_not() {
     use stepflow_load_balancer::http1::{Body, Framing, Step};
     let mut body = Body::new(Framing::Length(1 << 40));
     assert_eq!(body.step(b"some of it"), Ok(Step::Data(10)));
+}
+
+/// Whether a Transfer-Encoding line has white space other than spaces.
+pub(crate) fn has_tab_beside_coding(octets: &[u8]) -> bool {
+    octets.split(|octet| *octet == b'\n').any(|line| {
+        let name = line.get(..18).unwrap_or_default();
+        name.eq_ignore_ascii_case(b"transfer-encoding:") && line.contains(&b'\t')
+    })
+}
+
+#[test]
+fn a_coding_behind_a_tab_is_lost_to_lenient_llhttp_and_never_sent_by_us() {
+    let request = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \tchunked\t\r\n\r\n\
+        1\r\nx\r\n0\r\n\r\nGET /next HTTP/1.1\r\n\r\n";
+    assert!(has_tab_beside_coding(request));
+    we_read(Kind::Request, request, b"x", b"GET /next HTTP/1.1\r\n\r\n");
+    let Ok(passage) = ours::pass(Kind::Request, request) else { panic!("it is read above") };
+    assert!(!has_tab_beside_coding(&passage.forwarded));
+    for (who, reading) in Others::new().read(Kind::Request, request) {
+        match who.as_str() {
+            // RFC 9110 §5.5: a tab is as good as a space there.
+            "llhttp (strict)" => assert!(matches!(reading, Reading::Refused(_)), "{reading:?}"),
+            "llhttp (lenient_transfer_encoding)" => {
+                assert_eq!(whole(&reading).end, request.len());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Why real readers refuse messages that we forward. None of it concerns where a message ends.
+const HARMLESS_REFUSALS: &[&str] = &[
+    // llhttp knows a list of methods.
+    "Invalid method encountered",
+    "Expected space after method",
+    // h11 takes at most twenty digits, leading zeros or not.
+    "bad Content-Length",
+    // llhttp wants a name behind the semicolon of a chunk extension.
+    "Invalid character in chunk extensions",
+    // In trailers.
+    "conflicting Content-Length headers",
+    "Content-Length can't be present with Transfer-Encoding",
+    "Invalid `Transfer-Encoding` header value",
+    "Only Transfer-Encoding: chunked is supported",
+];
+
+/// Whether a refusal is one of those.
+pub(crate) fn is_harmless_refusal(why: &str) -> bool {
+    HARMLESS_REFUSALS.iter().any(|known| why.contains(known))
 }

@@ -64,13 +64,19 @@ impl Message {
     }
 }
 
-/// Puts field lines into the form that readers are compared in.
+/// Puts field lines into the form that readers are compared in. Names of transfer codings have no
+/// case, and h11 hands them on in lower case.
 pub(crate) fn by_name<'a>(
     lines: impl Iterator<Item = (&'a str, &'a [u8])>,
 ) -> BTreeMap<String, Vec<Vec<u8>>> {
     let mut fields: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
     for (name, value) in lines {
-        fields.entry(name.to_ascii_lowercase()).or_default().push(value.to_vec());
+        let name = name.to_ascii_lowercase();
+        let value = match name.as_str() {
+            "transfer-encoding" => value.to_ascii_lowercase(),
+            _ => value.to_vec(),
+        };
+        fields.entry(name).or_default().push(value);
     }
     fields
 }
