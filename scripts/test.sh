@@ -16,10 +16,10 @@
 # warm, five more to build; the corpus and seconds of changes to it are part of `rust`),
 # slow-clients and sanitize (see scripts/).
 #
-# Needs the Rust toolchain, a C compiler, Python 3 with venv, and Node.js with npm. As root on Debian
-# it installs what is missing of the last two and of what the Rust tests start (dnsmasq); elsewhere
-# it says what is missing and counts the suites that need it as skipped. Packages go to .venv-* and
-# .node-* in this directory, logs to target/test-logs.
+# Needs the Rust toolchain, a C compiler, Python 3 with venv, and Node.js with npm. As root on
+# Debian it installs what is missing of the last two and of what the Rust tests start (dnsmasq);
+# elsewhere it says what is missing and counts the suites that need it as skipped. Packages go to
+# .venv-* and .node-* in this directory, logs to target/test-logs.
 #
 # Ends with one line: N passed, N failed, N skipped. Exits 1 when something failed or did not run;
 # skipped suites count as that when CI=true. Takes about thirteen minutes cold on two cores, six
@@ -270,7 +270,8 @@ socket_suite() {
         skip "$name" "there is no tests/http/main.rs"
         return 0
     fi
-    run_tests "$name" "$@" cargo test --locked --no-fail-fast --test http --test peers --test catalogue
+    run_tests "$name" "$@" cargo test --locked --no-fail-fast --test http --test peers \
+        --test catalogue
 }
 
 if ! command -v cargo >/dev/null; then

@@ -1,7 +1,7 @@
 //! The table of attacks: `tests/corpus/requests.txt` and `responses.txt`, which explain themselves.
 
 use crate::{
-    Others,
+    Others, notation,
     ours::{self, Stopped},
     reading::{Kind, difference},
 };
@@ -63,40 +63,10 @@ fn entry(file: &str, place: String, line: &str) -> Entry {
 }
 
 fn unescape(place: &str, kind: Kind, text: &str) -> Vec<u8> {
-    let (head, next) = match kind {
-        Kind::Request => {
-            ("POST / HTTP/1.1\r\nHost: a\r\n", "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")
-        }
-        Kind::ResponseTo(_) => {
-            ("HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npoisoned")
-        }
-    };
-    let text = text
-        .replace("{P}", head)
-        .replace("{R}", head)
-        .replace("{G}", "GET / HTTP/1.1\r\nHost: a\r\n")
-        .replace("{T}", "Transfer-Encoding: chunked\r\n")
-        .replace("{N}", next);
-    let (mut out, mut rest) = (Vec::new(), text.as_bytes());
-    while let [first, behind @ ..] = rest {
-        let (octet, left) = match (first, behind) {
-            (b'\\', [b'r', left @ ..]) => (b'\r', left),
-            (b'\\', [b'n', left @ ..]) => (b'\n', left),
-            (b'\\', [b't', left @ ..]) => (b'\t', left),
-            (b'\\', [b'0', left @ ..]) => (0, left),
-            (b'\\', [b'\\', left @ ..]) => (b'\\', left),
-            (b'\\', [b'x', high, low, left @ ..]) => {
-                let digits = [*high, *low].map(|digit| char::from(digit).to_digit(16));
-                let [Some(high), Some(low)] = digits else { panic!("{place}: \\x without digits") };
-                (u8::try_from(high * 16 + low).expect("two digits"), left)
-            }
-            (b'\\', _) => panic!("{place}: unknown escape"),
-            (octet, left) => (*octet, left),
-        };
-        out.push(octet);
-        rest = left;
+    match kind {
+        Kind::Request => notation::octets(place, text, &notation::OF_REQUESTS),
+        Kind::ResponseTo(_) => notation::octets(place, text, &notation::OF_RESPONSES),
     }
-    out
 }
 
 fn ours(entry: &Entry) -> Verdict {

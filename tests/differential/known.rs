@@ -171,11 +171,6 @@ const HARMLESS_REFUSALS: &[&str] = &[
     "bad Content-Length",
     // llhttp wants a name behind the semicolon of a chunk extension.
     "Invalid character in chunk extensions",
-    // In trailers.
-    "conflicting Content-Length headers",
-    "Content-Length can't be present with Transfer-Encoding",
-    "Invalid `Transfer-Encoding` header value",
-    "Only Transfer-Encoding: chunked is supported",
 ];
 
 /// Whether a refusal is one of those.

@@ -23,6 +23,9 @@ mod ours;
 mod personalities;
 mod reading;
 
+#[path = "../support/notation.rs"]
+mod notation;
+
 use std::cell::RefCell;
 
 use foreign::Foreign;

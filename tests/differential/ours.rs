@@ -56,7 +56,10 @@ fn pass_request(octets: &[u8]) -> Result<Passage, Stopped> {
     let (content, end) = read_body(Body::new(admission.plan.framing), octets, found.end)?;
     let mut forwarded = Vec::new();
     forward(&mut forwarded, &head, &admission);
-    forwarded.extend_from_slice(&octets[found.end..end]);
+    // What goes on is the body as it is, without trailers that must not be.
+    let mut transfer = admission.transfer();
+    let copied = transfer.copy(&octets[found.end..], &mut forwarded);
+    assert_eq!(copied.map(|n| found.end + n), Ok(end), "what goes on is what was read");
     let method = String::from_utf8_lossy(head.method_token).into_owned();
     let target = match head.target {
         Target::Origin(target) => Some(target.to_vec()),
