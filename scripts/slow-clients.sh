@@ -91,6 +91,7 @@ end() {
 }
 trap end EXIT
 
+: >"$work/balancer.log"
 BIND_ADDRESS=127.0.0.1:0 METRICS_ADDRESS=127.0.0.1:0 STEPFLOW_LB_ACCESS_LOG=off \
     "$binary" demo >"$work/balancer.log" 2>&1 &
 balancer=$!
@@ -98,6 +99,7 @@ for _ in {1..100}; do
     data=$(sed -n 's|.*serves http://\([^ ,]*\),.*|\1|p' "$work/balancer.log")
     metrics=$(sed -n 's|.*its metrics are at \(http://[^ ]*\)/metrics.*|\1|p' "$work/balancer.log")
     [[ -n $data && -n $metrics ]] && break
+    kill -0 "$balancer" 2>/dev/null || break
     sleep 0.1
 done
 if [[ -z $data || -z $metrics ]]; then

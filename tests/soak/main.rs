@@ -91,8 +91,7 @@ const GAUGES: [&str; 5] = [
 ];
 
 /// What the balancer says that it has done.
-const COUNTERS: [&str; 10] = [
-    "requests_total",
+const COUNTERS: [&str; 9] = [
     "failures_total",
     "retries_total",
     "connections_accepted_total",
@@ -103,6 +102,15 @@ const COUNTERS: [&str; 10] = [
     "instance_changes_total",
     "snapshots_published_total",
 ];
+
+/// As that of `support`, for programs that are slow.
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + SETTLING;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
 
 fn number_from_environment(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -143,7 +151,7 @@ impl Run {
     }
 
     fn wait_for_healthy(&self) {
-        support::wait_until("all backends are healthy", || {
+        wait_until("all backends are healthy", || {
             let metrics = self.product.metrics();
             metrics.sum("stepflow_lb_backend_pool_size", &[]) == u64::from(BACKENDS)
                 && metrics.workers_are_up_to_date()
@@ -244,9 +252,7 @@ impl Run {
         let mut client = Client::new(world, self.product.address, 0);
         std::thread::scope(|scope| {
             let asking = scope.spawn(|| client.exchange(&plan, Manner::Plain));
-            support::wait_until("the request has reached a backend", || {
-                world.deliveries(plan.id) == 1
-            });
+            wait_until("the request has reached a backend", || world.deliveries(plan.id) == 1);
             self.product.signal("TERM");
             asking.join().expect("a client does not panic");
         });

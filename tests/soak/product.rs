@@ -12,7 +12,8 @@ use std::{
 use crossbeam_channel::{Sender, unbounded};
 
 use crate::{
-    support::{Metrics, PATIENCE, process},
+    inbox::PATIENCE,
+    support::{Metrics, process},
     world::lock,
 };
 

@@ -44,13 +44,16 @@ pub(crate) fn under(wrapper: &[&str]) -> Command {
     // Wrappers are found by it.
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.env("STEPFLOW_LB_WORKERS", "2");
-    for name in FROM_ENVIRONMENT {
+    for name in FROM_ENVIRONMENT.into_iter().chain(OF_THE_SANITIZER) {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
         }
     }
     command
 }
+
+/// Read by the program when it is built for scripts/sanitize.sh.
+const OF_THE_SANITIZER: [&str; 2] = ["ASAN_OPTIONS", "LSAN_OPTIONS"];
 
 /// Sets what every balancer in these tests needs.
 pub(crate) fn before(mut command: Command, backends: &[&Backend]) -> Command {
