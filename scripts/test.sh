@@ -5,7 +5,7 @@
 #   scripts/test.sh --only STAGE[,...]  only these stages (and the build that they need)
 #   scripts/test.sh --image             everything, and the container image (needs root)
 #   scripts/test.sh --fuzz              everything, and ten seconds of each fuzz target
-#   scripts/test.sh --slow-clients      everything, and slowhttptest in four modes (four minutes)
+#   scripts/test.sh --slow-clients      everything, and slowhttptest in four modes (five minutes)
 #   scripts/test.sh --sanitize          everything, and AddressSanitizer and valgrind (half an hour)
 #
 # Stages: check (format, lints, docs), rust (all Rust tests; for its comparison with other HTTP
