@@ -15,10 +15,10 @@ use super::{
     Worker,
     buffer::Size,
     client::{Arrived, Client, NoHead},
-    queue,
+    reach::{Unreached, goes_on, reach_any},
     relay::{self, Delivery, Replay},
     table::{Slot, Tried},
-    upstream::{self, Checkout, Freshness, InFlight, NoPlace, Place},
+    upstream::{self, Checkout, Freshness, InFlight},
 };
 use crate::{
     exchange::{
@@ -76,7 +76,7 @@ pub(super) struct Account {
     version: Version,
     error_format: ErrorFormat,
     /// Counts the exchange against its backend, until the account is closed.
-    in_flight: Option<InFlight>,
+    pub(super) in_flight: Option<InFlight>,
     routed: Routed,
     /// The connection ends with the exchange: the client wants it so, or its body is not read.
     closes: bool,
@@ -295,63 +295,48 @@ async fn deliver(
             false => Freshness::Any,
         };
         // Steps 4 and 5: pick and connect.
-        let (slot, checkout) = match &request.instance {
-            Some(_) => {
-                // Boxed: its waits would cost every connection room.
-                let reach = reach_instance(worker, client, account, request, freshness);
-                Box::pin(reach).await.map_err(undelivered)?
-            }
-            None => {
-                let held = if asks_again { account.in_flight.take() } else { None };
-                let again = held.and_then(|held| upstream::same_place(worker, held));
-                let found = match again {
-                    Some(place) => Ok(place),
-                    None => upstream::place(worker, &tried, freshness),
-                };
-                let Place { in_flight, opening } = match found {
-                    Ok(place) => place,
-                    Err(NoPlace::Nobody) => {
-                        return Err(undelivered(last.unwrap_or(Failure::NoHealthyBackend)));
+        let (slot, checkout) = {
+            let reached = match &request.instance {
+                Some(_) => {
+                    // Boxed: its waits would cost every connection room.
+                    let reach = reach_instance(worker, client, account, request, freshness);
+                    Box::pin(reach).await.map_err(Unreached::Failed)
+                }
+                None => {
+                    let place = if asks_again { account.in_flight.take() } else { None };
+                    reach_any(worker, client, account, request, &tried, freshness, place).await
+                }
+            };
+            match reached {
+                Ok(reached) => reached,
+                Err(Unreached::Nobody) => {
+                    return Err(undelivered(last.unwrap_or(Failure::NoHealthyBackend)));
+                }
+                Err(Unreached::Failed(failure)) => return Err(undelivered(failure)),
+                Err(Unreached::Unconnected(slot, failure)) => {
+                    attempt.sent = Sent::Nothing;
+                    let verdict = may_retry(failure, &request.plan, &attempt);
+                    if !goes_on(worker, verdict, failure, slot, &mut tried) {
+                        return Err(undelivered(failure));
                     }
-                    Err(NoPlace::Full) => {
-                        // Whoever waits holds no place.
-                        account.in_flight = None;
-                        let wait = queue::wait(worker, client, &tried, freshness);
-                        Box::pin(wait).await.map_err(|failure| match failure {
-                            Failure::NoHealthyBackend => undelivered(last.unwrap_or(failure)),
-                            _ => undelivered(failure),
-                        })?
-                    }
-                };
-                let slot = in_flight.slot();
-                account.in_flight = Some(in_flight);
-                match upstream::open(worker, client, request, slot, opening, freshness).await {
-                    Ok(checkout) => (slot, checkout),
-                    Err(failure) => {
-                        attempt.sent = Sent::Nothing;
-                        let verdict = may_retry(failure, &request.plan, &attempt);
-                        if !goes_on(worker, verdict, failure, slot, &mut tried) {
-                            return Err(undelivered(failure));
-                        }
-                        (last, asks_again) = (Some(failure), false);
-                        attempt = attempt.after(verdict);
-                        continue;
-                    }
+                    (last, asks_again) = (Some(failure), false);
+                    attempt = attempt.after(verdict);
+                    continue;
                 }
             }
         };
-        let Checkout { connection, reused } = checkout;
         // Steps 6 and 7: forward and relay.
-        attempt.reused = reused;
+        attempt.reused = checkout.reused;
         let replay = match attempt.may_be_followed(&request.plan) {
             true => Replay::Possible,
             false => Replay::Never,
         };
-        let delivery = relay::run(worker, client, account, request, &connection, replay).await;
+        let delivery =
+            relay::run(worker, client, account, request, &checkout.connection, replay).await;
         match delivery {
             Delivery::Done { downstream, upstream } => {
                 if upstream == Fate::Keep {
-                    upstream::give_back(worker, slot, connection);
+                    upstream::give_back(worker, slot, checkout.connection);
                 }
                 return Ok(downstream);
             }
@@ -367,28 +352,6 @@ async fn deliver(
             }
         }
     }
-}
-
-/// Whether another attempt follows by this verdict: there is somebody to ask, and the budget allows
-/// it.
-fn goes_on(
-    worker: &Worker,
-    verdict: Retry,
-    failure: Failure,
-    slot: Slot,
-    tried: &mut Tried,
-) -> bool {
-    if verdict == Retry::NextBackend {
-        tried.note(slot);
-        if !worker.table.borrow().has_others_than(tried) {
-            if failure != Failure::ConnectTimeout {
-                return false;
-            }
-            // A backend too busy to answer a handshake in time is still better than none.
-            *tried = Tried::default();
-        }
-    }
-    verdict != Retry::GiveUp && worker.may_try_again()
 }
 
 /// Steps 4 and 5 for a request that names its instance: no other backend will do, so it is worth

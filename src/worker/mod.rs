@@ -20,6 +20,7 @@ mod driver;
 mod http;
 mod pool;
 mod queue;
+mod reach;
 mod relay;
 mod table;
 mod tunnel;

@@ -28,8 +28,9 @@ fn where_every_backend_dies_retries_stay_within_their_share_of_the_traffic() {
         }
         balancer.wait_for_failures("backend_closed", REQUESTS as u64);
         let metrics = balancer.metrics();
-        let retries = metrics.sum("stepflow_lb_retries_total", &[]) as usize;
-        let refused = metrics.sum("stepflow_lb_retry_budget_exhausted_total", &[]) as usize;
+        let count = |name| usize::try_from(metrics.sum(name, &[])).unwrap();
+        let retries = count("stepflow_lb_retries_total");
+        let refused = count("stepflow_lb_retry_budget_exhausted_total");
         assert_eq!((retries, refused), (expected, REQUESTS - expected), "{share}");
         let seen: usize = backends.iter().map(Backend::requests).sum();
         assert_eq!(seen, REQUESTS + retries);

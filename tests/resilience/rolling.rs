@@ -60,8 +60,9 @@ fn answer(question: &[u8], present: u8) -> Vec<u8> {
     let is_a = question[end - 4..end - 2] == [0, 1];
     let backends = (0..BACKENDS).filter(|n| is_a && present & 1 << n != 0);
     let addresses: Vec<_> = backends.map(|n| ip(n).octets()).collect();
+    let count = u8::try_from(addresses.len()).unwrap();
     let mut out = question[..2].to_vec();
-    out.extend_from_slice(&[0x84, 0, 0, 1, 0, addresses.len() as u8, 0, 0, 0, 0]);
+    out.extend_from_slice(&[0x84, 0, 0, 1, 0, count, 0, 0, 0, 0]);
     out.extend_from_slice(&question[HEADER..end]);
     for octets in addresses {
         // The name of the question, type A, class IN, a lifetime of 0, four octets.
