@@ -37,8 +37,8 @@ use stepflow_load_balancer::{
     control::resolve::Resolver,
     model::{Phase, Presence, Report, Snapshot, Target},
     plane::{
-        Absence, DrainTimes, Input, Output, Plane, PlaneEvent, Query, QueryKind, Refresh,
-        Resolution, ResolveFailure, Settings,
+        Absence, DrainTimes, Input, Output, PanicPolicy, PanicScope, Plane, PlaneEvent, Query,
+        QueryKind, Refresh, Resolution, ResolveFailure, Settings,
     },
 };
 use tokio::{
@@ -254,6 +254,8 @@ impl Lab {
             targets: Target::parse_list(upstream).unwrap(),
             refresh: Refresh { min: dns.refresh_min, max: dns.refresh_max },
             health: None,
+            outliers: None,
+            panic: PanicPolicy { threshold_percent: 50, scope: PanicScope::Ejections },
             drain: DrainTimes { grace: Duration::ZERO, drain: Duration::ZERO },
             workers: 1,
         };

@@ -24,8 +24,8 @@ use stepflow_load_balancer::{
         Version,
     },
     plane::{
-        Absence, DrainTimes, Input, Output, Plane, PlaneEvent, Query, QueryKind, QuestionId,
-        Refresh, Resolution, ResolveFailure, Service, Settings,
+        Absence, DrainTimes, Input, Output, PanicPolicy, PanicScope, Plane, PlaneEvent, Query,
+        QueryKind, QuestionId, Refresh, Resolution, ResolveFailure, Service, Settings,
     },
     stats::BackendStats,
 };
@@ -54,6 +54,7 @@ fn scenario(rng: &mut Rng) -> Scenario {
     let (upstream, has_srv) = pick(rng, &upstreams);
     let policy = Policy {
         interval: SECOND * number(rng, 1, 10),
+        interval_failing: SECOND * number(rng, 1, 10),
         max_failures: NonZeroU32::new(number(rng, 1, 4)).unwrap(),
         healthy_threshold: NonZeroU32::new(number(rng, 1, 3)).unwrap(),
     };
@@ -61,6 +62,8 @@ fn scenario(rng: &mut Rng) -> Scenario {
         targets: Target::parse_list(upstream).unwrap(),
         refresh: Refresh { min: SECOND, max: 30 * SECOND },
         health: (rng.below(4) > 0).then_some(policy),
+        outliers: None,
+        panic: PanicPolicy { threshold_percent: 50, scope: PanicScope::Ejections },
         drain: DrainTimes { grace: 5 * SECOND, drain: 30 * SECOND },
         workers: 2,
     };
@@ -450,7 +453,11 @@ impl Run {
             0..3 => Err(*pick(rng, &[ProbeFailure::Refused, ProbeFailure::ResponseTimeout])),
             3 => Err(ProbeFailure::Local),
             4..7 => Ok(ProbeSuccess::default()),
-            _ => Ok(ProbeSuccess { instance: Some(instance(rng)), ignored: None }),
+            _ => Ok(ProbeSuccess {
+                instance: Some(instance(rng)),
+                ignored: None,
+                ..ProbeSuccess::default()
+            }),
         }
     }
 

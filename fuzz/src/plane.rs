@@ -14,11 +14,14 @@ use std::{
 
 use arbitrary::Unstructured;
 use stepflow_load_balancer::{
-    health::{Policy, ProbeFailure, ProbeSuccess, judge},
-    model::{Backend, BackendId, InstanceId, Phase, Presence, Report, Snapshot, Target, Version},
+    health::{Expectation, Policy, ProbeFailure, ProbeSuccess, judge},
+    model::{
+        Backend, BackendId, InstanceId, Phase, Presence, Report, Snapshot, StatusSet, Target,
+        Version,
+    },
     plane::{
-        Absence, DrainTimes, Input, Output, Plane, Query, QueryKind, QuestionId, Refresh,
-        Resolution, ResolveFailure, Service, Settings,
+        Absence, DrainTimes, Input, Output, PanicPolicy, PanicScope, Plane, Query, QueryKind,
+        QuestionId, Refresh, Resolution, ResolveFailure, Service, Settings,
     },
     stats::BackendStats,
 };
@@ -61,6 +64,12 @@ pub fn run(octets: &[u8]) -> Verdict {
         world.check();
     }
     if world.published > 1 { Verdict::Accepted } else { Verdict::Refused }
+}
+
+/// What `health_check_status` and `health_check_body` say unless they are set.
+fn expected() -> Expectation {
+    let statuses = StatusSet::parse("200-299").expect("the default");
+    Expectation { statuses, body: String::new() }
 }
 
 fn octet(input: &mut Unstructured<'_>) -> u8 {
@@ -124,6 +133,7 @@ impl World {
         let number = |bits: u8| NonZeroU32::new(u32::from(bits & 3) + 1).expect("from one up");
         let policy = Policy {
             interval: SECOND * number(health >> 1).get(),
+            interval_failing: SECOND * number(health >> 1).get(),
             max_failures: number(health >> 3),
             healthy_threshold: number(health >> 5),
         };
@@ -131,6 +141,8 @@ impl World {
             targets: Target::parse_list(upstream).expect("upstreams"),
             refresh: Refresh { min: SECOND, max: 30 * SECOND },
             health: (health & 1 != 0).then_some(policy),
+            outliers: None,
+            panic: PanicPolicy { threshold_percent: 50, scope: PanicScope::Ejections },
             drain: DrainTimes { grace: 5 * SECOND, drain: 30 * SECOND },
             workers: 2,
         };
@@ -307,13 +319,17 @@ impl World {
             1 => Err(ProbeFailure::ResponseTimeout),
             2 => Err(ProbeFailure::Local),
             3 => Ok(ProbeSuccess::default()),
-            4 => judge(200, br#"{"status":"healthy","instanceId":"a b"}"#),
+            4 => judge(&expected(), 200, br#"{"status":"healthy","instanceId":"a b"}"#),
             // The body of a health check as it comes over the wire.
             5 => {
                 let length = usize::from(octet(input)).min(input.len());
-                judge(200, input.bytes(length).unwrap_or_default())
+                judge(&expected(), 200, input.bytes(length).unwrap_or_default())
             }
-            _ => Ok(ProbeSuccess { instance: Some(instance(input)), ignored: None }),
+            _ => Ok(ProbeSuccess {
+                instance: Some(instance(input)),
+                ignored: None,
+                ..ProbeSuccess::default()
+            }),
         };
         self.handle(Input::Probed { backend, verdict });
     }

@@ -17,7 +17,7 @@ pub trait Candidates {
     /// Exchanges running on the candidate now, over all workers.
     fn load(&self, candidate: usize) -> u64;
     /// Share of new work.
-    fn weight(&self, candidate: usize) -> u16;
+    fn weight(&self, candidate: usize) -> u32;
     /// Was tried already, or had better be avoided.
     fn is_excluded(&self, candidate: usize) -> bool;
 }
@@ -60,8 +60,8 @@ mod tests {
         fn load(&self, candidate: usize) -> u64 {
             self.0[candidate].0
         }
-        fn weight(&self, candidate: usize) -> u16 {
-            self.0[candidate].1
+        fn weight(&self, candidate: usize) -> u32 {
+            self.0[candidate].1.into()
         }
         fn is_excluded(&self, candidate: usize) -> bool {
             self.0[candidate].2

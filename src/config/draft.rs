@@ -8,10 +8,10 @@ use std::{
 };
 
 use super::{
-    AccessLog, Algorithm, Config, Dns, HealthChecks, IoDriver, Limits, Log, LogDestination,
-    LogFormat, Resilience, Timeouts,
+    AccessLog, Algorithm, Config, Dns, EjectionEnds, HealthCheck, HealthChecks, IoDriver, Limits,
+    Log, LogDestination, LogFormat, Outliers, PanicMode, PanicScope, Resilience, Timeouts,
 };
-use crate::model::TrustedProxies;
+use crate::model::{FaultSet, StatusSet, TrustedProxies};
 
 /// A configuration while its options are being read.
 ///
@@ -21,6 +21,8 @@ use crate::model::TrustedProxies;
 pub(super) struct Draft {
     /// What will be the result.
     pub(super) config: Config,
+    /// Pause behind a failed health check, where it differs from the usual one.
+    pub(super) interval_failing: Option<Duration>,
     /// Level of our own lines, as a word.
     pub(super) log_level: &'static str,
     /// Level of the lines of our dependencies, as a word.
@@ -48,12 +50,32 @@ impl Draft {
             trusted_proxies: TrustedProxies::default(),
             via: false,
             health: HealthChecks {
+                check: HealthCheck::Off,
                 path: None,
+                statuses: StatusSet::default(),
+                body: String::new(),
+                host: None,
+                port: None,
                 interval: Duration::ZERO,
+                interval_failing: Duration::ZERO,
                 timeout: Duration::ZERO,
                 max_failures: NonZeroU32::MIN,
                 healthy_threshold: NonZeroU32::MIN,
             },
+            outliers: Outliers {
+                is_on: false,
+                faults: FaultSet::default(),
+                failures_in_a_row: None,
+                connect_failures_in_a_row: None,
+                failure_percent: None,
+                window: Duration::ZERO,
+                requests_min: NonZeroU32::MIN,
+                ejection: Duration::ZERO,
+                ejection_max: Duration::ZERO,
+                ejected_percent_max: 0,
+                ends: EjectionEnds::Time,
+            },
+            panic: PanicMode { threshold_percent: 0, scope: PanicScope::Ejections },
             dns: Dns {
                 servers: Vec::new(),
                 refresh_min: Duration::ZERO,
@@ -106,6 +128,7 @@ impl Draft {
         };
         Self {
             config,
+            interval_failing: None,
             log_level: "off",
             other_log_level: "off",
             rust_log: None,

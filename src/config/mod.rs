@@ -35,7 +35,7 @@ use std::{
     time::Duration,
 };
 
-use crate::model::{Target, TrustedProxies};
+use crate::model::{FaultSet, StatusSet, Target, TrustedProxies};
 
 /// Everything the process was told, validated. Plain data: nothing in it can be wrong any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +60,10 @@ pub struct Config {
     pub via: bool,
     /// Active health checks.
     pub health: HealthChecks,
+    /// Ejections by the outcomes of requests.
+    pub outliers: Outliers,
+    /// What is done when too few backends are left.
+    pub panic: PanicMode,
     /// Name resolution.
     pub dns: Dns,
     /// Path that the balancer answers itself on the data port; `None` leaves it to the backends.
@@ -120,19 +124,96 @@ pub enum Algorithm {
     RoundRobin,
 }
 
+/// What a health check does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HealthCheck {
+    /// `GET`, and a look at the answer.
+    Http,
+    /// Opens a connection, and closes it.
+    Tcp,
+    /// Nothing: every discovered backend is taken as healthy.
+    Off,
+}
+
 /// Active health checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthChecks {
-    /// Path of the probe; `None` switches probes off and takes every discovered backend as healthy.
+    /// What a probe does.
+    pub check: HealthCheck,
+    /// Path of the probe. [`HealthCheck::Http`] has one always, the others do not look at it.
     pub path: Option<String>,
+    /// Statuses of a healthy backend.
+    pub statuses: StatusSet,
+    /// Text that the body of a healthy backend holds; empty for any.
+    pub body: String,
+    /// `Host` of the probe; `None` is the backend's address.
+    pub host: Option<String>,
+    /// Port of the probe; `None` is the backend's own.
+    pub port: Option<u16>,
     /// Pause between two probes of one backend, before jitter.
     pub interval: Duration,
+    /// The same behind a failure of a backend that is in.
+    pub interval_failing: Duration,
     /// Longest a probe may take, connect included.
     pub timeout: Duration,
     /// Consecutive failures that take a backend out of balancing.
     pub max_failures: NonZeroU32,
     /// Consecutive successes that bring it back.
     pub healthy_threshold: NonZeroU32,
+}
+
+/// Ejections by the outcomes of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outliers {
+    /// Whether anybody is ejected.
+    pub is_on: bool,
+    /// What is held against a backend.
+    pub faults: FaultSet,
+    /// Failures in a row that eject; `None` counts no rows.
+    pub failures_in_a_row: Option<NonZeroU32>,
+    /// Failed connects in a row that eject; `None` does not count them apart.
+    pub connect_failures_in_a_row: Option<NonZeroU32>,
+    /// Share of failures that ejects, in percent; `None` does not look at it.
+    pub failure_percent: Option<u8>,
+    /// Time over which the share is taken.
+    pub window: Duration,
+    /// Requests within that time below which the share says nothing.
+    pub requests_min: NonZeroU32,
+    /// Length of the first ejection, and by how much each further one is longer.
+    pub ejection: Duration,
+    /// Longest ejection.
+    pub ejection_max: Duration,
+    /// Most backends that may be ejected at once, in percent.
+    pub ejected_percent_max: u8,
+    /// What ends an ejection.
+    pub ends: EjectionEnds,
+}
+
+/// What ends an ejection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EjectionEnds {
+    /// Its time.
+    Time,
+    /// Its time, or a health check that passes.
+    Probe,
+}
+
+/// What is done when too few backends are left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PanicMode {
+    /// Share of backends below which it begins, in percent; 0 is never.
+    pub threshold_percent: u8,
+    /// What is overlooked.
+    pub scope: PanicScope,
+}
+
+/// What is overlooked when too few backends are left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PanicScope {
+    /// Ejections.
+    Ejections,
+    /// Health checks as well.
+    Everything,
 }
 
 /// Name resolution.

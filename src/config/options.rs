@@ -8,14 +8,14 @@
 use std::{num::NonZeroUsize, path::PathBuf};
 
 use super::{
-    AccessLog, Algorithm, IoDriver, LogFormat,
+    AccessLog, Algorithm, EjectionEnds, HealthCheck, IoDriver, LogFormat, PanicScope,
     draft::Draft,
     units::{
-        self, ADDRESS, DURATION, DURATION_OR_OFF, PATH_OR_OFF, POSITIVE_DURATION, Parsed, Refusal,
-        SERVER_LIST,
+        self, ADDRESS, DURATION, DURATION_OR_OFF, PATH_OR_OFF, PERCENT, POSITIVE_DURATION, Parsed,
+        Refusal, SERVER_LIST,
     },
 };
-use crate::model::{Target, TrustedProxies};
+use crate::model::{FaultSet, StatusSet, Target, TrustedProxies};
 
 /// One option.
 #[derive(Debug)]
@@ -196,6 +196,20 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "health_check",
+        flag: "health-check",
+        environment: "STEPFLOW_LB_HEALTH_CHECK",
+        default: "http",
+        accepted: "http, tcp or off",
+        help: "What a health check does; off takes every discovered backend as healthy",
+        group: "Health checks",
+        apply: |draft, text| {
+            let words =
+                [("http", HealthCheck::Http), ("tcp", HealthCheck::Tcp), ("off", HealthCheck::Off)];
+            units::word(text, &words).map(|check| draft.config.health.check = check)
+        },
+    },
+    Setting {
         key: "health_check_path",
         flag: "health-check-path",
         environment: "STEPFLOW_LB_HEALTH_CHECK_PATH",
@@ -204,6 +218,60 @@ pub static SETTINGS: &[Setting] = &[
         help: "Path of the health checks; off takes every discovered backend as healthy",
         group: "Health checks",
         apply: |draft, text| units::target_or_off(text).map(|p| draft.config.health.path = p),
+    },
+    Setting {
+        key: "health_check_status",
+        flag: "health-check-status",
+        environment: "STEPFLOW_LB_HEALTH_CHECK_STATUS",
+        default: "200-299",
+        accepted: StatusSet::ACCEPTED,
+        help: "Statuses of a healthy backend",
+        group: "Health checks",
+        apply: |draft, text| {
+            draft.config.health.statuses = StatusSet::parse(text)
+                .map_err(|(entry, e)| Refusal::Because(format!("{} in {entry:?}", e.reason())))?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "health_check_body",
+        flag: "health-check-body",
+        environment: "STEPFLOW_LB_HEALTH_CHECK_BODY",
+        default: "",
+        accepted: "a text of up to 256 octets",
+        help: "Text that the body of a healthy backend holds",
+        group: "Health checks",
+        apply: |draft, text| {
+            if text.len() > HEALTH_BODY_BYTES_MAX {
+                return Err(Refusal::Form);
+            }
+            text.clone_into(&mut draft.config.health.body);
+            Ok(())
+        },
+    },
+    Setting {
+        key: "health_check_host",
+        flag: "health-check-host",
+        environment: "STEPFLOW_LB_HEALTH_CHECK_HOST",
+        default: "",
+        accepted: "a host, alone or with a port",
+        help: "Host header of the health checks; unless set, the backend's address",
+        group: "Health checks",
+        apply: |draft, text| units::host(text).map(|host| draft.config.health.host = Some(host)),
+    },
+    Setting {
+        key: "health_check_port_number",
+        flag: "health-check-port-number",
+        environment: "STEPFLOW_LB_HEALTH_CHECK_PORT_NUMBER",
+        default: "same",
+        accepted: "same, or a port from 1 to 65535",
+        help: "Port of the health checks; same is the backend's own",
+        group: "Health checks",
+        apply: |draft, text| {
+            let same = text.eq_ignore_ascii_case("same");
+            draft.config.health.port = if same { None } else { Some(units::port(text)?) };
+            Ok(())
+        },
     },
     Setting {
         key: "health_check_interval",
@@ -216,6 +284,16 @@ pub static SETTINGS: &[Setting] = &[
         apply: |draft, text| {
             units::positive_duration(text).map(|d| draft.config.health.interval = d)
         },
+    },
+    Setting {
+        key: "health_check_interval_failing",
+        flag: "health-check-interval-failing",
+        environment: "STEPFLOW_LB_HEALTH_CHECK_INTERVAL_FAILING",
+        default: "off",
+        accepted: DURATION_OR_OFF,
+        help: "Shorter pause behind a failed check, until one passes or the backend is out",
+        group: "Health checks",
+        apply: |draft, text| units::duration_or_off(text).map(|d| draft.interval_failing = d),
     },
     Setting {
         key: "health_check_timeout",
@@ -251,6 +329,171 @@ pub static SETTINGS: &[Setting] = &[
         group: "Health checks",
         apply: |draft, text| {
             units::positive_u32(text).map(|n| draft.config.health.healthy_threshold = n)
+        },
+    },
+    Setting {
+        key: "outlier_detection",
+        flag: "outlier-detection",
+        environment: "STEPFLOW_LB_OUTLIER_DETECTION",
+        default: "on",
+        accepted: "on or off",
+        help: "Whether backends that fail requests are ejected for a while",
+        group: "Outlier detection",
+        apply: |draft, text| {
+            let words = [("on", true), ("off", false)];
+            units::word(text, &words).map(|on| draft.config.outliers.is_on = on)
+        },
+    },
+    Setting {
+        key: "outlier_faults",
+        flag: "outlier-faults",
+        environment: "STEPFLOW_LB_OUTLIER_FAULTS",
+        default: "connect,reset,timeout",
+        accepted: FaultSet::ACCEPTED,
+        help: "What counts as a failure of a backend",
+        group: "Outlier detection",
+        apply: |draft, text| {
+            draft.config.outliers.faults = FaultSet::parse(text)
+                .map_err(|(entry, reason)| Refusal::Because(format!("{reason} in {entry:?}")))?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "outlier_consecutive_failures",
+        flag: "outlier-consecutive-failures",
+        environment: "STEPFLOW_LB_OUTLIER_CONSECUTIVE_FAILURES",
+        default: "5",
+        accepted: "a whole number from 1 to 4294967295, or off",
+        help: "Failures in a row that eject a backend",
+        group: "Outlier detection",
+        apply: |draft, text| {
+            units::or_off(text, units::positive_u32)
+                .map(|n| draft.config.outliers.failures_in_a_row = n)
+        },
+    },
+    Setting {
+        key: "outlier_connect_failures",
+        flag: "outlier-connect-failures",
+        environment: "STEPFLOW_LB_OUTLIER_CONNECT_FAILURES",
+        default: "3",
+        accepted: "a whole number from 1 to 4294967295, or off",
+        help: "Failed connects in a row that eject a backend",
+        group: "Outlier detection",
+        apply: |draft, text| {
+            units::or_off(text, units::positive_u32)
+                .map(|n| draft.config.outliers.connect_failures_in_a_row = n)
+        },
+    },
+    Setting {
+        key: "outlier_failure_rate",
+        flag: "outlier-failure-rate",
+        environment: "STEPFLOW_LB_OUTLIER_FAILURE_RATE",
+        default: "50%",
+        accepted: "a share from 1% to 100%, or off",
+        help: "Share of failures within outlier_window that ejects a backend",
+        group: "Outlier detection",
+        apply: |draft, text| {
+            units::or_off(text, |text| units::share(text, 1))
+                .map(|share| draft.config.outliers.failure_percent = share)
+        },
+    },
+    Setting {
+        key: "outlier_window",
+        flag: "outlier-window",
+        environment: "STEPFLOW_LB_OUTLIER_WINDOW",
+        default: "10s",
+        accepted: POSITIVE_DURATION,
+        help: "Time over which the share of failures is taken",
+        group: "Outlier detection",
+        apply: |draft, text| {
+            units::positive_duration(text).map(|d| draft.config.outliers.window = d)
+        },
+    },
+    Setting {
+        key: "outlier_requests_min",
+        flag: "outlier-requests-min",
+        environment: "STEPFLOW_LB_OUTLIER_REQUESTS_MIN",
+        default: "20",
+        accepted: "a whole number from 1 up",
+        help: "Requests within outlier_window below which their share of failures says nothing",
+        group: "Outlier detection",
+        apply: |draft, text| {
+            units::positive_u32(text).map(|n| draft.config.outliers.requests_min = n)
+        },
+    },
+    Setting {
+        key: "outlier_ejection_time",
+        flag: "outlier-ejection-time",
+        environment: "STEPFLOW_LB_OUTLIER_EJECTION_TIME",
+        default: "30s",
+        accepted: POSITIVE_DURATION,
+        help: "Length of a first ejection; each further one is longer by as much",
+        group: "Outlier detection",
+        apply: |draft, text| {
+            units::positive_duration(text).map(|d| draft.config.outliers.ejection = d)
+        },
+    },
+    Setting {
+        key: "outlier_ejection_time_max",
+        flag: "outlier-ejection-time-max",
+        environment: "STEPFLOW_LB_OUTLIER_EJECTION_TIME_MAX",
+        default: "5m",
+        accepted: POSITIVE_DURATION,
+        help: "Longest ejection",
+        group: "Outlier detection",
+        apply: |draft, text| {
+            units::positive_duration(text).map(|d| draft.config.outliers.ejection_max = d)
+        },
+    },
+    Setting {
+        key: "outlier_ejected_max",
+        flag: "outlier-ejected-max",
+        environment: "STEPFLOW_LB_OUTLIER_EJECTED_MAX",
+        default: "50%",
+        accepted: PERCENT,
+        help: "Share of the backends that may be ejected at once; of two or more one always may",
+        group: "Outlier detection",
+        apply: |draft, text| {
+            units::share(text, 0).map(|share| draft.config.outliers.ejected_percent_max = share)
+        },
+    },
+    Setting {
+        key: "outlier_return",
+        flag: "outlier-return",
+        environment: "STEPFLOW_LB_OUTLIER_RETURN",
+        default: "time",
+        accepted: "time or probe",
+        help: "What ends an ejection: its time alone, or also a health check that passes",
+        group: "Outlier detection",
+        apply: |draft, text| {
+            let words = [("time", EjectionEnds::Time), ("probe", EjectionEnds::Probe)];
+            units::word(text, &words).map(|ends| draft.config.outliers.ends = ends)
+        },
+    },
+    Setting {
+        key: "panic_threshold",
+        flag: "panic-threshold",
+        environment: "STEPFLOW_LB_PANIC_THRESHOLD",
+        default: "50%",
+        accepted: PERCENT,
+        help: "Share of backends below which panic_scope is overlooked; 0% is never",
+        group: "Outlier detection",
+        apply: |draft, text| {
+            units::share(text, 0).map(|share| draft.config.panic.threshold_percent = share)
+        },
+    },
+    Setting {
+        key: "panic_scope",
+        flag: "panic-scope",
+        environment: "STEPFLOW_LB_PANIC_SCOPE",
+        default: "ejections",
+        accepted: "ejections or everything",
+        help: "What is overlooked when too few backends are left: ejections, or health checks as well",
+        group: "Outlier detection",
+        apply: |draft, text| {
+            let words =
+                [("ejections", PanicScope::Ejections), ("everything", PanicScope::Everything)];
+            units::word(text, &words).map(|scope| draft.config.panic.scope = scope)
         },
     },
     Setting {
@@ -762,6 +1005,9 @@ pub(super) const INERT: [(&str, &str); 3] = [
 
 /// Largest body limit. Whoever wants more wants none.
 const BODY_BYTES_MAX: usize = 1024 * 1024 * 1024 * 1024;
+
+/// Longest text that is looked for in a health body.
+const HEALTH_BODY_BYTES_MAX: usize = 256;
 
 fn head_bytes(text: &str) -> Parsed<usize> {
     units::bytes(text, 1024, 1024 * 1024)

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{
-    Config, LogDestination,
+    Config, EjectionEnds, HealthCheck, LogDestination,
     draft::Draft,
     environment::Environment,
     error::{ConfigError, Problem, Source, Warning, Written},
@@ -142,6 +142,14 @@ fn invalid(choice: &Written, refusal: Refusal) -> Problem {
 fn contradictions(draft: &Draft, written: &[Written]) -> Vec<Problem> {
     let config = &draft.config;
     let refresh_reversed = config.dns.refresh_min > config.dns.refresh_max;
+    let failing_slower = draft.interval_failing.is_some_and(|pause| pause > config.health.interval);
+    let ejection_reversed = config.outliers.ejection > config.outliers.ejection_max;
+    let health_is_off_by = match config.health.check {
+        HealthCheck::Off => Some("health_check"),
+        HealthCheck::Http if config.health.path.is_none() => Some("health_check_path"),
+        HealthCheck::Http | HealthCheck::Tcp => None,
+    };
+    let needs_probe = config.outliers.is_on && config.outliers.ends == EjectionEnds::Probe;
     let file_missing = draft.log_to_file && draft.log_file.is_none();
     let rules = [
         (
@@ -163,6 +171,21 @@ fn contradictions(draft: &Draft, written: &[Written]) -> Vec<Problem> {
             refresh_reversed,
             ("dns_refresh_min", "dns_refresh_max"),
             "the shortest pause is longer than the longest",
+        ),
+        (
+            failing_slower,
+            ("health_check_interval_failing", "health_check_interval"),
+            "the pause behind a failed check is longer than the usual one",
+        ),
+        (
+            ejection_reversed,
+            ("outlier_ejection_time", "outlier_ejection_time_max"),
+            "the first ejection is longer than the longest",
+        ),
+        (
+            needs_probe && health_is_off_by.is_some(),
+            ("outlier_return", health_is_off_by.unwrap_or("health_check")),
+            "without health checks none can end an ejection",
         ),
         (
             file_missing,
@@ -198,6 +221,11 @@ fn finish(mut draft: Draft, written: &mut [Written]) -> Config {
             "file".clone_into(&mut destination.text);
             destination.source = Source::Implied("log_file");
         }
+    }
+    let health = &mut draft.config.health;
+    health.interval_failing = draft.interval_failing.unwrap_or(health.interval);
+    if health.check == HealthCheck::Http && health.path.is_none() {
+        health.check = HealthCheck::Off;
     }
     // Somebody who asks for silence means all of it.
     let loudness = |level: &str| LOG_LEVELS.iter().position(|l| *l == level);

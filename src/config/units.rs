@@ -31,6 +31,8 @@ pub(super) const DURATION_OR_OFF: &str = "a duration such as 10, 500ms, 1m; grea
 pub(super) const ADDRESS: &str = "ip:port such as 0.0.0.0:8080 or [::]:8080";
 /// Accepted by [`path_or_off`].
 pub(super) const PATH_OR_OFF: &str = "a path that starts with /, such as /health, or off";
+/// Accepted by [`percent`].
+pub(super) const PERCENT: &str = "a share such as 50%, from 0% to 100%";
 /// Accepted by [`server_list`].
 pub(super) const SERVER_LIST: &str =
     "IP addresses, each with a port unless it is 53, with commas between";
@@ -149,6 +151,33 @@ pub(super) fn count_u32(text: &str, min: u32, max: u32) -> Parsed<u32> {
 pub(super) fn percent(text: &str) -> Parsed<u32> {
     let number = text.strip_suffix('%').ok_or(Refusal::Form)?;
     count_u32(number.trim_end(), 0, 100)
+}
+
+/// As [`percent`], between a lowest share and the whole.
+///
+/// # Errors
+/// As [`percent`], and below the lowest.
+pub(super) fn share(text: &str, min: u8) -> Parsed<u8> {
+    let share = u8::try_from(percent(text)?).map_err(|_| Refusal::Form)?;
+    if share >= min { Ok(share) } else { Err(Refusal::Form) }
+}
+
+/// What stands in a `Host` field: a name or address, with or without a port (RFC 9110 §7.2).
+///
+/// # Errors
+/// When the text could not stand there.
+pub(super) fn host(text: &str) -> Parsed<String> {
+    let may_stand = |b: u8| b.is_ascii_alphanumeric() || b"-._~:[]".contains(&b);
+    if text.bytes().all(may_stand) { Ok(text.to_owned()) } else { Err(Refusal::Form) }
+}
+
+/// A port, but for 0.
+///
+/// # Errors
+/// When the text is not such a number.
+pub(super) fn port(text: &str) -> Parsed<u16> {
+    let port = u16::try_from(digits(text)?).map_err(|_| Refusal::Form)?;
+    if port == 0 { Err(Refusal::Form) } else { Ok(port) }
 }
 
 /// A whole number from one up.
@@ -291,6 +320,21 @@ mod tests {
             assert_eq!(bytes(text, 10, usize::MAX), Err(Refusal::Form), "{text}");
         }
         assert_eq!(bytes("11", 1, 10), Err(Refusal::Form));
+    }
+
+    #[test]
+    fn shares_ports_and_hosts() {
+        assert_eq!(share("1%", 1), Ok(1));
+        assert_eq!(share("0%", 1), Err(Refusal::Form));
+        assert_eq!(port("8081"), Ok(8081));
+        for text in ["0", "65536", "http", "-1"] {
+            assert_eq!(port(text), Err(Refusal::Form), "{text}");
+        }
+        assert_eq!(host("health.internal:80"), Ok("health.internal:80".to_owned()));
+        assert_eq!(host("[::1]:80"), Ok("[::1]:80".to_owned()));
+        for text in ["a b", "a/b", "a\r\nX: y", "ü", "a@b"] {
+            assert_eq!(host(text), Err(Refusal::Form), "{text:?}");
+        }
     }
 
     #[test]

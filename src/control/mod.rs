@@ -36,13 +36,13 @@ use tokio::{
 use tracing::{debug, info};
 
 use crate::{
-    config::Config,
-    health::{Policy, ProbeFailure},
+    config::{self, Config, EjectionEnds, HealthCheck, Outliers},
+    health::{Policy, ProbeFailure, outlier},
     link::Publisher,
     model::{Snapshot, Version},
     plane::{
-        DrainTimes, Input, Output, Plane, PlaneCounters, Refresh, Resolution, ResolveFailure,
-        Settings,
+        DrainTimes, Input, Output, PanicPolicy, PanicScope, Plane, PlaneCounters, Refresh,
+        Resolution, ResolveFailure, Settings,
     },
     stats::WorkerStats,
 };
@@ -183,12 +183,7 @@ async fn drive(parts: ControlParts) -> Result<ExitReason, ControlError> {
     let hands = Hands {
         publisher: parts.publisher,
         resolver: Rc::new(Resolver::new(&parts.config.dns)),
-        prober: parts
-            .config
-            .health
-            .path
-            .clone()
-            .map(|path| Rc::new(Prober { path, timeout: parts.config.health.timeout })),
+        prober: Prober::new(&parts.config.health).map(Rc::new),
         inputs: inputs.clone(),
         view: Rc::new(AdminView {
             inputs,
@@ -305,14 +300,40 @@ fn settings(config: &Config, workers: usize) -> Settings {
     Settings {
         targets: config.upstream.clone(),
         refresh: Refresh { min: config.dns.refresh_min, max: config.dns.refresh_max },
-        health: health.path.as_ref().map(|_| Policy {
+        health: (health.check != HealthCheck::Off).then_some(Policy {
             interval: health.interval,
+            interval_failing: health.interval_failing,
             max_failures: health.max_failures,
             healthy_threshold: health.healthy_threshold,
         }),
+        outliers: outlier_policy(&config.outliers),
+        panic: PanicPolicy {
+            threshold_percent: config.panic.threshold_percent,
+            scope: match config.panic.scope {
+                config::PanicScope::Ejections => PanicScope::Ejections,
+                config::PanicScope::Everything => PanicScope::Everything,
+            },
+        },
         drain: DrainTimes { grace: config.timeouts.drain_grace, drain: config.timeouts.drain },
         workers,
     }
+}
+
+fn outlier_policy(outliers: &Outliers) -> Option<outlier::Policy> {
+    outliers.is_on.then_some(outlier::Policy {
+        failures_in_a_row: outliers.failures_in_a_row,
+        connect_failures_in_a_row: outliers.connect_failures_in_a_row,
+        failure_percent: outliers.failure_percent,
+        window: outliers.window,
+        requests_min: outliers.requests_min,
+        ejection: outliers.ejection,
+        ejection_max: outliers.ejection_max,
+        ejected_percent_max: outliers.ejected_percent_max,
+        ends: match outliers.ends {
+            EjectionEnds::Time => outlier::Ends::ByTime,
+            EjectionEnds::Probe => outlier::Ends::ByProbe,
+        },
+    })
 }
 
 /// Another one in every process: balancers that start together shall not ask together.

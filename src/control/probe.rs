@@ -1,4 +1,5 @@
-//! Asks one backend whether it is healthy: one connection, one `GET`, one verdict.
+//! Asks one backend whether it is healthy: one connection, one `GET` unless connecting is enough,
+//! one verdict.
 //!
 //! Reads the answer with the same machines as the workers do, so a backend that is healthy here
 //! speaks a protocol that they will accept. What the answer means is decided in [`health::judge`].
@@ -12,11 +13,13 @@ use tokio::{
 };
 
 use crate::{
-    health::{self, BODY_BYTES_MAX, ProbeFailure, ProbeVerdict},
+    config::{HealthCheck, HealthChecks},
+    health::{self, BODY_BYTES_MAX, Expectation, ProbeFailure, ProbeSuccess, ProbeVerdict},
     http1::{
         Body, FIELDS_MAX, Field, Framing, FramingFields, HeadScan, HeadWriter, LeadingLine, Step,
         field_storage, parse_response, response_framing,
     },
+    model::StatusSet,
 };
 
 /// Most octets of a response head, interim responses in front of it included.
@@ -28,50 +31,87 @@ const READ_BYTES: usize = 4 * 1024;
 /// How probes are made.
 #[derive(Clone, Debug)]
 pub struct Prober {
-    /// What is asked for.
-    pub path: String,
+    /// What is asked for; `None` only connects.
+    pub question: Option<Question>,
+    /// Port that is asked; `None` is the backend's own.
+    pub port: Option<u16>,
     /// Longest a probe may take, connect included.
     pub timeout: Duration,
 }
 
+/// What is asked for over HTTP, and what a healthy backend answers.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Path, with or without a query.
+    pub path: String,
+    /// `Host`; `None` is the address that is asked.
+    pub host: Option<String>,
+    /// The answer of a healthy backend.
+    pub expected: Expectation,
+}
+
 impl Prober {
+    /// A prober as it is configured, if anybody is to be asked.
+    pub fn new(config: &HealthChecks) -> Option<Self> {
+        let question = match config.check {
+            HealthCheck::Off => return None,
+            HealthCheck::Tcp => None,
+            HealthCheck::Http => Some(Question {
+                path: config.path.clone()?,
+                host: config.host.clone(),
+                expected: Expectation { statuses: config.statuses, body: config.body.clone() },
+            }),
+        };
+        Some(Self { question, port: config.port, timeout: config.timeout })
+    }
+
     /// Asks the backend at `address`.
     ///
     /// # Errors
     /// Why it is not healthy.
-    pub async fn probe(&self, address: SocketAddr) -> ProbeVerdict {
+    pub async fn probe(&self, mut address: SocketAddr) -> ProbeVerdict {
+        if let Some(port) = self.port {
+            address.set_port(port);
+        }
         let deadline = Instant::now() + self.timeout;
         let mut stream = timeout_at(deadline, TcpStream::connect(address))
             .await
             .map_err(|_| ProbeFailure::ConnectTimeout)?
             .map_err(|error| connect_failure(&error))?;
-        let (status, body) = timeout_at(deadline, self.ask(&mut stream, address))
+        let Some(question) = &self.question else { return Ok(ProbeSuccess::default()) };
+        let (status, body) = timeout_at(deadline, question.ask(&mut stream, address))
             .await
             .map_err(|_| ProbeFailure::ResponseTimeout)??;
-        health::judge(status, &body)
+        health::judge(&question.expected, status, &body)
     }
+}
 
+impl Question {
     async fn ask(
         &self,
         stream: &mut TcpStream,
         address: SocketAddr,
     ) -> Result<(u16, Vec<u8>), ProbeFailure> {
         let mut request = Vec::with_capacity(256);
+        let host = self.host.clone().unwrap_or_else(|| address.to_string());
         let mut head = HeadWriter::request(&mut request, b"GET", self.path.as_bytes());
-        head.field(b"Host", address.to_string().as_bytes())
+        head.field(b"Host", host.as_bytes())
             .field(b"User-Agent", USER_AGENT.as_bytes())
             .field(b"Accept", b"application/json, */*")
             .field(b"Connection", b"close");
         head.end();
         stream.write_all(&request).await.map_err(|_| ProbeFailure::Closed)?;
-        read_answer(stream).await
+        read_answer(stream, &self.expected.statuses).await
     }
 }
 
 const USER_AGENT: &str = concat!("stepflow-load-balancer/", env!("CARGO_PKG_VERSION"));
 
 /// Reads up to the end of the body, or up to the head if its status says enough.
-async fn read_answer(stream: &mut TcpStream) -> Result<(u16, Vec<u8>), ProbeFailure> {
+async fn read_answer(
+    stream: &mut TcpStream,
+    expected: &StatusSet,
+) -> Result<(u16, Vec<u8>), ProbeFailure> {
     let mut received = Vec::with_capacity(READ_BYTES);
     let mut head_bytes = 0;
     let (status, framing) = loop {
@@ -95,7 +135,7 @@ async fn read_answer(stream: &mut TcpStream) -> Result<(u16, Vec<u8>), ProbeFail
             break (status, framing);
         }
     };
-    if !(200..=299).contains(&status) {
+    if !expected.contains(status) {
         return Ok((status, Vec::new()));
     }
     Ok((status, read_body(stream, received, Body::new(framing)).await?))
@@ -175,6 +215,15 @@ mod tests {
 
     const PATIENT: Duration = Duration::from_secs(20);
 
+    fn question() -> Question {
+        let statuses = StatusSet::parse("200-299").unwrap();
+        Question {
+            path: "/health?deep=1".to_owned(),
+            host: None,
+            expected: Expectation { statuses, body: String::new() },
+        }
+    }
+
     /// Answers one connection with `pieces`, each in its own segment, and returns the request.
     async fn answered(pieces: &[&[u8]], close: bool, timeout: Duration) -> (ProbeVerdict, String) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -202,7 +251,7 @@ mod tests {
             let _ = stream.read(&mut [0; 64]);
             String::from_utf8(request).unwrap()
         });
-        let prober = Prober { path: "/health?deep=1".to_owned(), timeout };
+        let prober = Prober { question: Some(question()), port: None, timeout };
         let verdict = prober.probe(address).await;
         let request = server.join().unwrap();
         assert!(request.contains(&format!("\r\nHost: {address}\r\n")), "{request}");
@@ -217,6 +266,45 @@ mod tests {
             format!("\r\nUser-Agent: stepflow-load-balancer/{}\r\n", env!("CARGO_PKG_VERSION"));
         assert!(request.contains(&agent), "{request}");
         assert!(request.contains("\r\nConnection: close\r\n"), "{request}");
+    }
+
+    #[tokio::test]
+    async fn a_probe_goes_to_the_port_and_asks_for_the_name_that_are_configured() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = vec![0; 4096];
+            let length = stream.read(&mut request).unwrap();
+            stream.write_all(b"HTTP/1.1 401 No\r\nContent-Length: 4\r\n\r\ngood").unwrap();
+            String::from_utf8(request[..length].to_vec()).unwrap()
+        });
+        let prober = Prober {
+            question: Some(Question {
+                host: Some("health.internal".to_owned()),
+                expected: Expectation {
+                    statuses: StatusSet::parse("401").unwrap(),
+                    body: "good".to_owned(),
+                },
+                ..question()
+            }),
+            port: Some(address.port()),
+            timeout: PATIENT,
+        };
+        let backend = SocketAddr::new(address.ip(), 1);
+        assert_eq!(prober.probe(backend).await, Ok(ProbeSuccess::default()));
+        let request = server.join().unwrap();
+        assert!(request.contains("\r\nHost: health.internal\r\n"), "{request}");
+    }
+
+    #[tokio::test]
+    async fn without_a_question_a_connection_is_enough() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let prober = Prober { question: None, port: None, timeout: PATIENT };
+        let verdict = prober.probe(listener.local_addr().unwrap()).await;
+        assert_eq!(verdict, Ok(ProbeSuccess::default()));
+        let (mut stream, _) = listener.accept().unwrap();
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "it asks nothing and closes");
     }
 
     #[tokio::test]
@@ -288,8 +376,10 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let prober = Prober { path: "/".to_owned(), timeout: PATIENT };
-        assert_eq!(prober.probe(address).await, Err(ProbeFailure::Refused));
+        for question in [None, Some(question())] {
+            let prober = Prober { question, port: None, timeout: PATIENT };
+            assert_eq!(prober.probe(address).await, Err(ProbeFailure::Refused));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    model::InstanceId,
+    model::{InstanceId, Panic},
     plane::{ExitReason, PlaneEvent},
 };
 
@@ -66,6 +66,50 @@ pub(super) fn log(event: &PlaneEvent) {
         PlaneEvent::ProbeFailed { address, reason, in_a_row, is_counting: false } => {
             debug!(event = name, backend = %address, %reason, in_a_row, "Backend health check failed");
         }
+        PlaneEvent::BackendEjected { id, address, instance, reason, length, ejections } => {
+            let instance_id = shown(instance.as_ref());
+            warn!(
+                event = name, backend = %address, id = id.0, instance_id,
+                reason = reason.label(), seconds = length.as_secs_f64(), ejections,
+                "Backend fails requests and takes no new work for a while"
+            );
+        }
+        PlaneEvent::BackendReadmitted { id, address, instance } => {
+            let instance_id = shown(instance.as_ref());
+            info!(
+                event = name, backend = %address, id = id.0, instance_id,
+                "Backend takes new work again after it was ejected"
+            );
+        }
+        PlaneEvent::EjectionWithheld { id, address, reason } => {
+            warn!(
+                event = name, backend = %address, id = id.0, reason = reason.label(),
+                "Backend fails requests and is kept, because too few others are left"
+            );
+        }
+        PlaneEvent::PanicBegan { panic, taking, total } => {
+            let overlooked = match panic {
+                Panic::Off => "nothing",
+                Panic::Ejections => "ejections",
+                Panic::Everything => "everything",
+            };
+            error!(
+                event = name,
+                overlooked,
+                count = taking,
+                total,
+                "Panic: too few backends take new work, so others are used as well"
+            );
+        }
+        PlaneEvent::PanicEnded { taking, total } => {
+            info!(event = name, count = taking, total, "Panic is over");
+        }
+        PlaneEvent::HintIgnored { address, hint } => {
+            warn!(
+                event = name, backend = %address, hint = hint.name(), accepted = hint.accepted(),
+                "Backend gives a hint in its health body that cannot be used"
+            );
+        }
         PlaneEvent::InstanceLearned { id, address, instance } => {
             info!(
                 event = name, backend = %address, id = id.0, instance_id = %instance,
@@ -99,10 +143,10 @@ pub(super) fn log(event: &PlaneEvent) {
                  only one of them"
             );
         }
-        PlaneEvent::HealthyChanged { healthy: 0, total } => {
+        PlaneEvent::HealthyChanged { healthy: 0, usable: 0, total } => {
             error!(event = name, count = 0, total, "No healthy backends: requests are refused");
         }
-        PlaneEvent::HealthyChanged { healthy, total } => {
+        PlaneEvent::HealthyChanged { healthy, total, .. } => {
             info!(event = name, count = healthy, total, "Discovered healthy backends");
         }
         PlaneEvent::Resolved { query, records } => {

@@ -101,7 +101,7 @@ impl Failure {
                 format!(" (instance {:?})", context.instance.unwrap_or_default())
             }
             Self::NoHealthyBackend => {
-                let HealthCounts { total, healthy } = context.backends;
+                let HealthCounts { total, healthy, .. } = context.backends;
                 format!(" ({total} known, {healthy} healthy)")
             }
             _ => String::new(),
@@ -137,12 +137,12 @@ impl Failure {
 }
 
 /// Status and body of the balancer's own health endpoint: ready when it is serving and at least one
-/// backend is healthy.
+/// backend is given work, be it in panic: to be taken out of service for that would undo it.
 pub fn health_answer(phase: Phase, counts: HealthCounts) -> (u16, Vec<u8>) {
-    let HealthCounts { total, healthy } = counts;
+    let HealthCounts { total, healthy, usable } = counts;
     let (status, word) = match phase {
         Phase::Unready | Phase::Draining => (503, "draining"),
-        Phase::Serving if healthy == 0 => (503, "unhealthy"),
+        Phase::Serving if usable == 0 => (503, "unhealthy"),
         Phase::Serving => (200, "healthy"),
     };
     let body = format!(

@@ -18,6 +18,7 @@ mod budget;
 mod deadline;
 mod failure;
 mod forward;
+mod outcome;
 mod plan;
 mod retry;
 mod reuse;
@@ -29,6 +30,7 @@ pub use budget::RetryBudget;
 pub use deadline::{DeadlineTable, Tick, Timer, head_falls_behind};
 pub use failure::{Failure, Origin, Stage};
 pub use forward::{ClientFacts, SELF_NAME, Via, write_request, write_response};
+pub use outcome::fault_of;
 pub use plan::{
     Admission, ErrorFormat, Flush, Persistence, Recipient, RequestPlan, ResponsePlan, Then, admit,
     error_format, plan_response,

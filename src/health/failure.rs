@@ -22,17 +22,19 @@ pub enum ProbeFailure {
     HeadTooLarge,
     /// The body of the answer is over [`super::BODY_BYTES_MAX`].
     BodyTooLarge,
-    /// A final status other than 2xx.
+    /// A final status other than those expected.
     Status(u16),
     /// 2xx, but the JSON in the body has a `status` that is not a healthy one.
     SaysUnhealthy,
+    /// The body does not hold the text that is expected.
+    BodyUnexpected,
     /// We had no descriptor, port or memory left to ask. Says nothing about the backend.
     Local,
 }
 
 impl ProbeFailure {
     /// One label per kind, in the order of [`ProbeFailure::index`].
-    pub const LABELS: [&'static str; 11] = [
+    pub const LABELS: [&'static str; 12] = [
         "refused",
         "unreachable",
         "connect_timeout",
@@ -43,6 +45,7 @@ impl ProbeFailure {
         "body_too_large",
         "status",
         "says_unhealthy",
+        "body_unexpected",
         "local",
     ];
 
@@ -59,7 +62,8 @@ impl ProbeFailure {
             Self::BodyTooLarge => 7,
             Self::Status(_) => 8,
             Self::SaysUnhealthy => 9,
-            Self::Local => 10,
+            Self::BodyUnexpected => 10,
+            Self::Local => 11,
         }
     }
 
@@ -82,6 +86,7 @@ impl fmt::Display for ProbeFailure {
             Self::BodyTooLarge => f.write_str("the body of the answer is too large"),
             Self::Status(status) => write!(f, "status {status}"),
             Self::SaysUnhealthy => f.write_str("the body says that it is not healthy"),
+            Self::BodyUnexpected => f.write_str("the body does not hold health_check_body"),
             Self::Local => f.write_str("no descriptor, port or memory left to ask"),
         }
     }
@@ -104,6 +109,7 @@ mod tests {
             ProbeFailure::BodyTooLarge,
             ProbeFailure::Status(503),
             ProbeFailure::SaysUnhealthy,
+            ProbeFailure::BodyUnexpected,
             ProbeFailure::Local,
         ];
         assert_eq!(kinds.map(ProbeFailure::label), ProbeFailure::LABELS);

@@ -1,7 +1,8 @@
 //! Pure: when a backend is asked whether it is healthy, and how many answers change the verdict.
 //!
-//! Owns one [`HealthMachine`] per backend and the reading of one answer ([`judge`]). Does not own
-//! sockets (`control::probe`), nor what a verdict means for traffic (`plane`, `worker`).
+//! Owns one [`HealthMachine`] per backend, the reading of one answer ([`judge`]), and what real
+//! requests say about a backend ([`outlier`]). Does not own sockets (`control::probe`), nor what a
+//! verdict means for traffic (`plane`, `worker`).
 //!
 //! Invariants
 //! - The verdict changes only at its threshold: `max_failures` failures in a row take a backend
@@ -12,13 +13,14 @@
 
 mod body;
 mod failure;
+pub mod outlier;
 
 use std::{
     num::NonZeroU32,
     time::{Duration, Instant},
 };
 
-pub use body::{BODY_BYTES_MAX, InstanceIdFault, ProbeSuccess, ProbeVerdict, judge};
+pub use body::{BODY_BYTES_MAX, Expectation, InstanceIdFault, ProbeSuccess, ProbeVerdict, judge};
 pub use failure::ProbeFailure;
 
 use crate::model::{Health, Rng};
@@ -28,8 +30,9 @@ use crate::model::{Health, Rng};
 pub const DEMAND_SPACING: Duration = Duration::from_secs(1);
 
 /// A backend that is out is asked again after this fraction of the interval, so that it comes back
-/// soon after it recovers. One that is in is asked at the full interval even while it fails:
-/// `max_failures` times the interval is a promise to backends that are merely busy.
+/// soon after it recovers. One that is in is asked at the full interval even while it fails, unless
+/// its operator wants that faster: `max_failures` times the interval is a promise to backends that
+/// are merely busy.
 const RECOVERY_FRACTION: u32 = 4;
 
 /// The recovery pace is never faster than this.
@@ -43,6 +46,8 @@ const JITTER_FRACTION: u32 = 10;
 pub struct Policy {
     /// Pause between two probes, before jitter.
     pub interval: Duration,
+    /// Pause behind a failure of a backend that is in, before jitter.
+    pub interval_failing: Duration,
     /// Failures in a row that take a backend out.
     pub max_failures: NonZeroU32,
     /// Successes in a row that bring it in.
@@ -113,6 +118,11 @@ impl HealthMachine {
         }
     }
 
+    /// When the last probe started.
+    pub fn last_start(&self) -> Option<Instant> {
+        self.last_start
+    }
+
     /// Failures since the last success.
     pub fn failures_in_a_row(&self) -> u32 {
         match self.streak {
@@ -140,9 +150,10 @@ impl HealthMachine {
     }
 
     /// The probe that was running has ended; sets the time of the next one. A backend that is in
-    /// is asked after `interval`, one that is out after a quarter of it (not below one second, not
-    /// above the interval), each with ±10 % jitter. Behind the very first success comes a random
-    /// part of the interval instead, which spreads backends that were discovered together.
+    /// is asked after `interval`, or `interval_failing` if it has just failed, one that is out after
+    /// a quarter of the interval (not below one second, not above the interval), each with ±10 %
+    /// jitter. Behind the very first success comes a random part of the interval instead, which
+    /// spreads backends that were discovered together.
     pub fn observe(
         &mut self,
         outcome: Outcome,
@@ -195,6 +206,7 @@ impl HealthMachine {
             (Duration::ZERO, policy.interval)
         } else {
             let pause = match self.health {
+                Health::Healthy if self.failures_in_a_row() > 0 => policy.interval_failing,
                 Health::Healthy => policy.interval,
                 Health::Unprobed | Health::Unhealthy => {
                     let recovery = policy.interval / RECOVERY_FRACTION;

@@ -5,6 +5,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 fn policy(max_failures: u32, healthy_threshold: u32) -> Policy {
     Policy {
         interval: INTERVAL,
+        interval_failing: INTERVAL,
         max_failures: NonZeroU32::new(max_failures).unwrap(),
         healthy_threshold: NonZeroU32::new(healthy_threshold).unwrap(),
     }
@@ -98,10 +99,15 @@ fn pause_after(outcomes: &str, policy: Policy, seed: u64) -> Duration {
 fn pace_is_the_interval_while_in_and_a_quarter_of_it_while_out() {
     let secs = Duration::from_secs_f64;
     let short = Policy { interval: Duration::from_millis(500), ..policy(3, 1) };
+    let eager = Policy { interval_failing: Duration::from_secs(2), ..policy(3, 1) };
     let cases = [
         ("first success is spread over the interval", "+", policy(3, 1), 0.0, 10.0),
         ("in", "++", policy(3, 1), 9.0, 11.0),
         ("in, failing", "++-", policy(3, 1), 9.0, 11.0),
+        ("in, failing, faster", "++-", eager, 1.8, 2.2),
+        ("in, failing again, faster", "++--", eager, 1.8, 2.2),
+        ("in, passing again", "++-+", eager, 9.0, 11.0),
+        ("out is a quarter of the interval in any case", "+---", eager, 2.25, 2.75),
         ("out", "+---", policy(3, 1), 2.25, 2.75),
         ("never in", "-", policy(3, 1), 2.25, 2.75),
         ("almost in", "+", policy(3, 2), 2.25, 2.75),

@@ -2,6 +2,7 @@
 
 use std::{fmt, net::SocketAddr, num::NonZeroU16, sync::Arc};
 
+use super::Hints;
 use crate::stats::BackendStats;
 
 /// Identity of a backend across snapshots: one process at one address.
@@ -125,6 +126,16 @@ impl DrainCause {
     }
 }
 
+/// What the outcomes of real requests say about a backend (docs/HEALTH.md, "Outlier detection").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Takes new work, as far as this is concerned.
+    Admitted,
+    /// Failed too often: takes no new work for a while, but stays reachable for requests that name
+    /// its instance.
+    Ejected,
+}
+
 /// Share of new work relative to the other backends of the same priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Weight(NonZeroU16);
@@ -160,6 +171,10 @@ pub struct Backend {
     /// Whether it is being emptied: it takes no new work, and stays reachable for requests that
     /// name its instance until they are done.
     pub draining: Option<DrainCause>,
+    /// Verdict of the outlier detection.
+    pub standing: Standing,
+    /// What it says about itself in its health body.
+    pub hints: Hints,
     /// Share of new work.
     pub weight: Weight,
     /// Lower is preferred; a higher one is used only when no lower one can take work (RFC 2782).
@@ -177,6 +192,8 @@ pub enum BackendState {
     Draining,
     /// Takes new work.
     Healthy,
+    /// Takes none for a while, because requests fail on it.
+    Ejected,
     /// Out by its health checks.
     Unhealthy,
     /// Not judged yet.
@@ -185,17 +202,24 @@ pub enum BackendState {
 
 impl BackendState {
     /// Every state.
-    pub const ALL: [Self; 5] =
-        [Self::Healthy, Self::Unhealthy, Self::Unprobed, Self::Draining, Self::Leaving];
+    pub const ALL: [Self; 6] = [
+        Self::Healthy,
+        Self::Ejected,
+        Self::Unhealthy,
+        Self::Unprobed,
+        Self::Draining,
+        Self::Leaving,
+    ];
 
     /// The state of a backend.
     pub fn of(backend: &Backend) -> Self {
-        match (backend.presence, backend.draining, backend.health) {
+        match (backend.presence, backend.draining, backend.health, backend.standing) {
             (Presence::Leaving, ..) => Self::Leaving,
-            (Presence::Present, Some(_), _) => Self::Draining,
-            (Presence::Present, None, Health::Healthy) => Self::Healthy,
-            (Presence::Present, None, Health::Unhealthy) => Self::Unhealthy,
-            (Presence::Present, None, Health::Unprobed) => Self::Unprobed,
+            (Presence::Present, Some(_), ..) => Self::Draining,
+            (Presence::Present, None, Health::Unprobed, _) => Self::Unprobed,
+            (Presence::Present, None, Health::Unhealthy, _) => Self::Unhealthy,
+            (Presence::Present, None, Health::Healthy, Standing::Ejected) => Self::Ejected,
+            (Presence::Present, None, Health::Healthy, Standing::Admitted) => Self::Healthy,
         }
     }
 
@@ -205,6 +229,7 @@ impl BackendState {
             Self::Leaving => "leaving",
             Self::Draining => "draining",
             Self::Healthy => "healthy",
+            Self::Ejected => "ejected",
             Self::Unhealthy => "unhealthy",
             Self::Unprobed => "unprobed",
         }
@@ -214,9 +239,24 @@ impl BackendState {
 impl Backend {
     /// May take work that names no instance.
     pub fn takes_new_work(&self) -> bool {
-        self.health == Health::Healthy
-            && self.presence == Presence::Present
-            && self.draining.is_none()
+        self.passes_checks() && self.standing == Standing::Admitted
+    }
+
+    /// Would take new work if it were not ejected.
+    pub fn passes_checks(&self) -> bool {
+        self.is_open() && self.health == Health::Healthy
+    }
+
+    /// Would take new work if nothing were held against it: discovery names it, and neither it nor
+    /// anybody else wants it emptied.
+    pub fn is_open(&self) -> bool {
+        self.presence == Presence::Present && self.draining.is_none()
+    }
+
+    /// Its share of new work, as discovery says and as it asks for itself, in hundredths.
+    pub fn weight_hundredths(&self) -> u32 {
+        let percent = self.hints.weight_percent.unwrap_or(Hints::WEIGHT_PERCENT_MAX);
+        (u32::from(self.weight.get()) * u32::from(percent)).max(1)
     }
 }
 

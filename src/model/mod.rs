@@ -6,18 +6,24 @@
 //! how that picture is made (`plane`) nor what a worker does with it (`worker::table`).
 
 mod backend;
+mod fault;
+mod hints;
 mod report;
 mod rng;
 mod snapshot;
+mod status_set;
 mod target;
 mod trust;
 
 pub use backend::{
     Backend, BackendId, BackendState, DrainCause, Health, InstanceId, InstanceIdError, Presence,
-    Weight,
+    Standing, Weight,
 };
+pub use fault::{Fault, FaultSet};
+pub use hints::{Hint, Hints};
 pub use report::Report;
 pub use rng::Rng;
-pub use snapshot::{HealthCounts, Phase, Snapshot, Version};
+pub use snapshot::{HealthCounts, Panic, Phase, Snapshot, Version};
+pub use status_set::{StatusSet, StatusSetError};
 pub use target::{Target, TargetError};
 pub use trust::{Trust, TrustedProxies, TrustedProxiesError};

@@ -7,6 +7,9 @@ use super::{BackendId, InstanceId};
 pub enum Report {
     /// A connection to this backend could not be opened.
     ConnectFailed(BackendId),
+    /// This backend failed a request. What exactly, stands in its counts: this says that they are
+    /// worth a look before their turn.
+    Failing(BackendId),
     /// A response named the instance that sent it.
     InstanceSeen(BackendId, InstanceId),
     /// A request named an instance that this worker does not know. The newest process may be one

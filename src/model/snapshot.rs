@@ -1,6 +1,6 @@
 //! Pure: the immutable, versioned picture that the control thread publishes.
 
-use super::{Backend, Presence};
+use super::{Backend, Health, Presence};
 
 /// Number of a snapshot. Only grows; a worker that has version `n` has seen everything up to `n`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +29,19 @@ pub enum Phase {
     Draining,
 }
 
+/// What is overlooked because too few backends are left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Panic {
+    /// Nothing.
+    #[default]
+    Off,
+    /// Ejections: every backend that its health checks accept is used.
+    Ejections,
+    /// Health checks as well: every backend that discovery names is used, unless it has never been
+    /// judged.
+    Everything,
+}
+
 /// One picture of the world. Never changes once published.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -36,6 +49,8 @@ pub struct Snapshot {
     pub version: Version,
     /// Phase of the process.
     pub phase: Phase,
+    /// What is overlooked because too few backends are left.
+    pub panic: Panic,
     /// Every backend that may still be reached, in order of identity.
     pub backends: Vec<Backend>,
 }
@@ -47,12 +62,28 @@ pub struct HealthCounts {
     pub total: usize,
     /// Of these, ready to take new work.
     pub healthy: usize,
+    /// Of these, given new work: the healthy ones, and in panic others as well.
+    pub usable: usize,
 }
 
 impl Snapshot {
     /// The picture before discovery has answered.
     pub fn empty() -> Self {
-        Self { version: Version::NONE, phase: Phase::Serving, backends: Vec::new() }
+        Self {
+            version: Version::NONE,
+            phase: Phase::Serving,
+            panic: Panic::Off,
+            backends: Vec::new(),
+        }
+    }
+
+    /// Whether work that names no instance may go to this backend.
+    pub fn is_usable(&self, backend: &Backend) -> bool {
+        match self.panic {
+            Panic::Off => backend.takes_new_work(),
+            Panic::Ejections => backend.passes_checks(),
+            Panic::Everything => backend.is_open() && backend.health != Health::Unprobed,
+        }
     }
 
     /// Counts the backends that discovery names; those that are leaving no longer count.
@@ -61,6 +92,7 @@ impl Snapshot {
         HealthCounts {
             total: present().count(),
             healthy: present().filter(|b| b.takes_new_work()).count(),
+            usable: present().filter(|b| self.is_usable(b)).count(),
         }
     }
 }

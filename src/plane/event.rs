@@ -1,15 +1,15 @@
 //! Pure: everything the plane says about itself. One name per event, used as log field, in metrics
 //! and in tests alike; the shell decides about levels and wording.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use super::{
     ExitReason,
     dns::{Absence, Query, ResolveFailure},
 };
 use crate::{
-    health::{InstanceIdFault, ProbeFailure},
-    model::{BackendId, DrainCause, InstanceId},
+    health::{InstanceIdFault, ProbeFailure, outlier::Reason},
+    model::{BackendId, DrainCause, Hint, InstanceId, Panic},
 };
 
 /// Something an operator may want to know.
@@ -46,6 +46,27 @@ pub enum PlaneEvent {
     },
     /// A probe failed. `is_counting` while further failures in a row would take the backend out.
     ProbeFailed { address: SocketAddr, reason: ProbeFailure, in_a_row: u32, is_counting: bool },
+    /// Requests failed too often on a backend: it takes no new work for a while. `ejections` are
+    /// counted against it, this one included.
+    BackendEjected {
+        id: BackendId,
+        address: SocketAddr,
+        instance: Option<InstanceId>,
+        reason: Reason,
+        length: Duration,
+        ejections: u32,
+    },
+    /// An ejection is over.
+    BackendReadmitted { id: BackendId, address: SocketAddr, instance: Option<InstanceId> },
+    /// A backend ought to be ejected, but too many are, or nobody else is left. Said once for as
+    /// long as it lasts.
+    EjectionWithheld { id: BackendId, address: SocketAddr, reason: Reason },
+    /// Too few backends take new work, so what is held against others is overlooked.
+    PanicBegan { panic: Panic, taking: usize, total: usize },
+    /// Enough backends take new work again.
+    PanicEnded { taking: usize, total: usize },
+    /// The health body has a hint about load that cannot be used. Said once per process.
+    HintIgnored { address: SocketAddr, hint: Hint },
     /// Who answers at this address is known from now on.
     InstanceLearned { id: BackendId, address: SocketAddr, instance: InstanceId },
     /// Another process answers at this address. `changes` counts how often that has happened at
@@ -61,8 +82,9 @@ pub enum PlaneEvent {
     InstanceIgnored { address: SocketAddr, fault: InstanceIdFault },
     /// Two addresses claim one instance id. Said once for as long as it lasts.
     InstanceClash { instance: InstanceId, first: SocketAddr, second: SocketAddr },
-    /// How many backends take new work has changed.
-    HealthyChanged { healthy: usize, total: usize },
+    /// How many backends take new work has changed. `usable` counts those as well that get work
+    /// although something is held against them.
+    HealthyChanged { healthy: usize, usable: usize, total: usize },
     /// A question got another answer than before.
     Resolved { query: Query, records: usize },
     /// A question got no answer; what is known stays. `kept` is 0 when nothing is.
@@ -91,6 +113,12 @@ impl PlaneEvent {
             Self::BackendGone { .. } => "backend_gone",
             Self::BackendDraining { .. } => "backend_draining",
             Self::BackendUndrained { .. } => "backend_undrained",
+            Self::BackendEjected { .. } => "backend_ejected",
+            Self::BackendReadmitted { .. } => "backend_readmitted",
+            Self::EjectionWithheld { .. } => "ejection_withheld",
+            Self::PanicBegan { .. } => "panic_began",
+            Self::PanicEnded { .. } => "panic_ended",
+            Self::HintIgnored { .. } => "hint_ignored",
             Self::BackendHealthy { .. } => "backend_healthy",
             Self::BackendUnhealthy { .. } => "backend_unhealthy",
             Self::ProbeFailed { .. } => "probe_failed",
@@ -128,6 +156,10 @@ pub struct PlaneCounters {
     pub instance_clashes: u64,
     /// Times that another process answered at a known address.
     pub instance_changes: u64,
+    /// Ejections, by [`Reason::index`].
+    pub ejections: [u64; Reason::LABELS.len()],
+    /// Times that an ejection was due and withheld, because too many were out or nobody else left.
+    pub ejections_withheld: u64,
     /// Snapshots published.
     pub publishes: u64,
 }

@@ -10,6 +10,7 @@
 //!   changed.
 //! - A failure to resolve never empties the set of backends.
 //! - A verdict on health never bypasses its threshold.
+//! - Ejections never exceed their share, nor take the last backend that takes new work.
 //! - The phase of the process only moves forward.
 
 mod claims;
@@ -18,6 +19,7 @@ mod dns;
 mod event;
 mod journal;
 mod life;
+mod panic;
 mod question;
 mod roster;
 
@@ -30,10 +32,11 @@ use std::{
 pub use dns::{Absence, Query, QueryKind, QuestionId, Resolution, ResolveFailure, Service};
 pub use event::{PlaneCounters, PlaneEvent};
 pub use life::{DrainTimes, ExitReason};
+pub use panic::{PanicPolicy, PanicScope};
 
 use crate::{
-    health::{Policy, ProbeVerdict},
-    model::{BackendId, HealthCounts, Report, Rng, Snapshot, Target, Version},
+    health::{Policy, ProbeVerdict, outlier},
+    model::{BackendId, HealthCounts, Panic, Report, Rng, Snapshot, Target, Version},
 };
 use discovery::Discovery;
 use journal::Journal;
@@ -67,6 +70,10 @@ pub struct Settings {
     pub refresh: Refresh,
     /// Health checks; `None` takes every discovered backend as healthy and probes nobody.
     pub health: Option<Policy>,
+    /// Ejections by the outcomes of requests; `None` ejects nobody.
+    pub outliers: Option<outlier::Policy>,
+    /// What is overlooked when too few backends are left.
+    pub panic: PanicPolicy,
     /// How long the phases of the end last.
     pub drain: DrainTimes,
     /// Number of workers: each gets its cell in the counts of every backend.
@@ -160,6 +167,11 @@ pub struct Plane {
     next_picture: Instant,
     next_leaving_check: Option<Instant>,
     next_sweep: Instant,
+    outliers: Option<outlier::Policy>,
+    /// When the counts of all backends are looked at.
+    next_reading: Instant,
+    panic_policy: PanicPolicy,
+    panic: Panic,
     counts: HealthCounts,
 }
 
@@ -168,7 +180,7 @@ impl Plane {
     pub fn new(settings: &Settings, seed: u64, now: Instant) -> Self {
         let mut plane = Self {
             discovery: Discovery::new(&settings.targets, settings.refresh, now),
-            roster: Roster::new(settings.workers, settings.health),
+            roster: Roster::new(settings.workers, settings.health, settings.outliers),
             life: Life::new(settings.drain),
             journal: Journal::default(),
             rng: Rng::new(seed),
@@ -178,6 +190,10 @@ impl Plane {
             next_picture: now,
             next_leaving_check: None,
             next_sweep: now,
+            outliers: settings.outliers,
+            next_reading: now,
+            panic_policy: settings.panic,
+            panic: Panic::Off,
             counts: HealthCounts::default(),
         };
         plane.advance(now);
@@ -231,12 +247,15 @@ impl Plane {
         if self.life.has_exited() {
             return None;
         }
+        let reading = self.outliers.map(|_| self.next_reading);
         let picture = (self.is_unreconciled || self.is_unpublished).then_some(self.next_picture);
         [
             self.discovery.timeout(),
             self.roster.timeout(),
             self.life.timeout(),
+            self.roster.next_readmission(),
             self.next_leaving_check,
+            reading,
             picture,
         ]
         .into_iter()
@@ -257,11 +276,13 @@ impl Plane {
     fn reported(&mut self, report: &Report, now: Instant) {
         match report {
             Report::ConnectFailed(id) => {
+                self.roster.read_outcomes_of(*id, now, &mut self.journal);
                 self.discovery.demand(now);
                 if let Some(host) = self.roster.connect_failed(*id, now) {
                     self.discovery.demand_host(&host, now);
                 }
             }
+            Report::Failing(id) => self.roster.read_outcomes_of(*id, now, &mut self.journal),
             Report::InstanceSeen(id, instance) => {
                 self.roster.instance_seen(*id, instance, now, &mut self.journal);
             }
@@ -291,6 +312,7 @@ impl Plane {
             self.follow(Some(step));
         }
         if !self.life.has_exited() {
+            self.look(now);
             self.paint(now);
             while let Some((question, query)) = self.discovery.next_due(now) {
                 self.journal.outputs.push_back(Output::Resolve { question, query });
@@ -303,12 +325,24 @@ impl Plane {
         self.check_invariants();
     }
 
+    /// Looks at what requests have met, and at whose ejection is over.
+    fn look(&mut self, now: Instant) {
+        let Some(policy) = &self.outliers else { return };
+        // First, because whoever comes back makes room for another.
+        self.roster.readmit_due(now, &mut self.journal);
+        if self.next_reading <= now {
+            self.next_reading = now + policy.reading_period();
+            self.roster.read_outcomes(now, &mut self.journal);
+        }
+    }
+
     /// Brings the picture up to date and publishes it, if it changed.
     fn paint(&mut self, now: Instant) {
         if self.is_unreconciled && now >= self.next_picture {
             self.is_unreconciled = false;
             let addresses = self.discovery.addresses(now);
             self.roster.reconcile(addresses, now, &mut self.journal);
+            self.roster.readmit_due(now, &mut self.journal);
         }
         if self.next_leaving_check.is_some_and(|at| at <= now) {
             self.next_leaving_check = None;
@@ -333,15 +367,23 @@ impl Plane {
 
     fn publish(&mut self) {
         self.version = self.version.next();
-        let snapshot = Snapshot {
-            version: self.version,
-            phase: self.life.phase(),
-            backends: self.roster.backends(),
-        };
+        let backends = self.roster.backends();
+        let panic = self.panic_policy.judge(backends.iter());
+        let phase = self.life.phase();
+        let snapshot = Snapshot { version: self.version, phase, panic, backends };
         let counts = snapshot.health_counts();
-        if counts.healthy != self.counts.healthy {
-            let HealthCounts { total, healthy } = counts;
-            self.journal.event(PlaneEvent::HealthyChanged { healthy, total });
+        let HealthCounts { total, healthy, usable } = counts;
+        if healthy != self.counts.healthy {
+            self.journal.event(PlaneEvent::HealthyChanged { healthy, usable, total });
+        }
+        let before = std::mem::replace(&mut self.panic, panic);
+        if panic != before {
+            self.journal.event(match panic {
+                Panic::Off => PlaneEvent::PanicEnded { taking: healthy, total },
+                Panic::Ejections | Panic::Everything => {
+                    PlaneEvent::PanicBegan { panic, taking: healthy, total }
+                }
+            });
         }
         self.counts = counts;
         self.journal.counters.publishes += 1;

@@ -6,8 +6,12 @@
 //! Invariants
 //! - One backend per address; ids rise and are never used again.
 //! - A backend that discovery drops is removed only when nothing runs on it.
+//! - Ejections are bounded: see `outliers`.
 //! - Every backend that is probed either has a probe running or a time for the next one, and at
 //!   most [`PROBES_RUNNING_MAX`] are running.
+
+mod hints;
+mod outliers;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,9 +23,10 @@ use std::{
 use super::{PlaneEvent, claims::Claims, discovery::Share, journal::Journal};
 use crate::{
     health::{
-        HealthMachine, Outcome, Policy, ProbeFailure, ProbeSuccess, ProbeVerdict, Transition,
+        HealthMachine, Outcome, Policy, ProbeFailure, ProbeVerdict, Transition,
+        outlier::{self, OutlierMachine},
     },
-    model::{Backend, BackendId, DrainCause, Health, InstanceId, Presence, Rng},
+    model::{Backend, BackendId, DrainCause, Health, Hints, InstanceId, Presence, Rng, Standing},
     stats::BackendStats,
 };
 
@@ -46,6 +51,10 @@ pub(super) struct Roster {
     workers: usize,
     /// `None`: nobody is probed, everybody is healthy.
     policy: Option<Policy>,
+    /// `None`: nobody is ejected.
+    outlier_policy: Option<outlier::Policy>,
+    /// Who is out, by when that ends.
+    ejected: BTreeSet<(Instant, BackendId)>,
     /// Something that a snapshot shows has changed since [`Roster::take_changed`].
     is_changed: bool,
 }
@@ -59,6 +68,10 @@ struct Entry {
     changes: u32,
     last_seen_change: Option<Instant>,
     is_fault_told: bool,
+    is_hint_told: bool,
+    outlier: OutlierMachine,
+    /// It ought to be ejected, but too many are.
+    is_ejection_withheld: bool,
     /// The operator wants it emptied.
     ordered_drain: Option<DrainScope>,
 }
@@ -72,6 +85,14 @@ pub enum DrainScope {
     Address,
 }
 
+impl Entry {
+    /// Who wants it emptied. The operator comes first: the backend cannot take that back.
+    fn wanted_drain(&self) -> Option<DrainCause> {
+        let hinted = self.backend.hints.wants_no_work().then_some(DrainCause::Backend);
+        self.ordered_drain.map(|_| DrainCause::Operator).or(hinted)
+    }
+}
+
 /// Where an instance id was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
@@ -80,7 +101,11 @@ enum Source {
 }
 
 impl Roster {
-    pub(super) fn new(workers: usize, policy: Option<Policy>) -> Self {
+    pub(super) fn new(
+        workers: usize,
+        policy: Option<Policy>,
+        outlier_policy: Option<outlier::Policy>,
+    ) -> Self {
         Self {
             entries: BTreeMap::new(),
             by_address: BTreeMap::new(),
@@ -91,6 +116,8 @@ impl Roster {
             next_id: 1,
             workers,
             policy,
+            outlier_policy,
+            ejected: BTreeSet::new(),
             is_changed: false,
         }
     }
@@ -143,6 +170,8 @@ impl Roster {
                 health: machine.as_ref().map_or(Health::Healthy, HealthMachine::health),
                 presence: Presence::Present,
                 draining: None,
+                standing: Standing::Admitted,
+                hints: Hints::default(),
                 weight: share.weight,
                 priority: share.priority,
                 stats: Arc::new(BackendStats::new(self.workers)),
@@ -153,6 +182,9 @@ impl Roster {
             last_seen_change: None,
             is_fault_told: false,
             ordered_drain: None,
+            is_hint_told: false,
+            outlier: OutlierMachine::new(now),
+            is_ejection_withheld: false,
         });
         journal.event(PlaneEvent::BackendDiscovered { id, address });
     }
@@ -250,17 +282,20 @@ impl Roster {
         }
         // Who answered comes first: the verdict belongs to the process that gave it.
         let mut id = id;
-        if let Ok(ProbeSuccess { instance, ignored }) = &verdict {
-            if let Some(instance) = instance {
+        if let Ok(success) = &verdict {
+            let began = self.entries.get(&id).and_then(|e| e.machine.as_ref()?.last_start());
+            if let Some(instance) = &success.instance {
                 id = self.learn(id, instance, Source::HealthBody, now, journal);
             }
-            if let Some(fault) = ignored
+            if let Some(fault) = success.ignored
                 && let Some(entry) = self.entries.get_mut(&id)
                 && !std::mem::replace(&mut entry.is_fault_told, true)
             {
                 let address = entry.backend.address;
-                journal.event(PlaneEvent::InstanceIgnored { address, fault: *fault });
+                journal.event(PlaneEvent::InstanceIgnored { address, fault });
             }
+            self.take_hints(id, success, journal);
+            self.readmit_after_probe(id, began, now, journal);
         }
         self.judge(id, verdict.err(), now, rng, journal);
     }
@@ -341,7 +376,7 @@ impl Roster {
     /// Whether a backend is being drained follows from who wants it.
     fn settle_drain(&mut self, id: BackendId, journal: &mut Journal) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        let wanted = entry.ordered_drain.map(|_| DrainCause::Operator);
+        let wanted = entry.wanted_drain();
         let backend = &mut entry.backend;
         let before = std::mem::replace(&mut backend.draining, wanted);
         if before == wanted {
@@ -445,6 +480,12 @@ impl Roster {
         journal.counters.instance_changes += 1;
         entry.changes = entry.changes.saturating_add(1);
         entry.is_fault_told = false;
+        entry.is_hint_told = false;
+        // Nothing that is held against the old process, or that it said, is true of the new one.
+        entry.outlier = OutlierMachine::new(now);
+        entry.is_ejection_withheld = false;
+        entry.backend.standing = Standing::Admitted;
+        entry.backend.hints = Hints::default();
         if source == Source::Response {
             entry.last_seen_change = Some(now);
         }
@@ -460,6 +501,9 @@ impl Roster {
         let (address, changes) = (entry.backend.address, entry.changes);
         let id = self.insert(entry);
         journal.event(PlaneEvent::InstanceChanged { id, address, old, new, changes });
+        if source == Source::Response {
+            self.settle_drain(id, journal);
+        }
         self.settle_claim(id, journal);
         id
     }
@@ -513,6 +557,9 @@ impl Roster {
         if let Some(at) = entry.machine.as_ref().and_then(HealthMachine::due) {
             self.schedule.remove(&(at, id));
         }
+        if let Some(until) = entry.outlier.out_until() {
+            self.ejected.remove(&(until, id));
+        }
         self.is_changed = true;
         Some(entry)
     }
@@ -523,14 +570,14 @@ impl Roster {
         assert!(self.running.len() <= PROBES_RUNNING_MAX);
         assert!(self.schedule.len() <= self.entries.len());
         self.claims.check_invariants();
+        self.check_ejections();
         for (id, entry) in &self.entries {
             let backend = &entry.backend;
             assert_eq!(backend.id, *id);
             assert!(id.0 < self.next_id);
             assert_eq!(self.by_address.get(&backend.address), Some(id));
             assert_eq!(backend.presence == Presence::Leaving, self.leaving.contains(id));
-            let ordered = entry.ordered_drain.map(|_| DrainCause::Operator);
-            assert_eq!(backend.draining, ordered);
+            assert_eq!(backend.draining, entry.wanted_drain());
             if let Some(instance) = &backend.instance {
                 assert!(self.claims.has(instance, *id));
             }

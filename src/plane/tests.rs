@@ -1,3 +1,5 @@
+mod outliers;
+
 use std::{net::IpAddr, num::NonZeroU32};
 
 use super::*;
@@ -25,9 +27,12 @@ fn settings(upstream: &str) -> Settings {
         refresh: Refresh { min: SECOND, max: 30 * SECOND },
         health: Some(Policy {
             interval: 10 * SECOND,
+            interval_failing: 10 * SECOND,
             max_failures: NonZeroU32::new(3).unwrap(),
             healthy_threshold: NonZeroU32::MIN,
         }),
+        outliers: None,
+        panic: PanicPolicy { threshold_percent: 50, scope: PanicScope::Ejections },
         drain: DrainTimes { grace: 5 * SECOND, drain: 30 * SECOND },
         workers: 2,
     }
@@ -61,7 +66,7 @@ fn instance(id: &str) -> InstanceId {
 }
 
 fn healthy_as(id: &str) -> ProbeVerdict {
-    Ok(ProbeSuccess { instance: Some(instance(id)), ignored: None })
+    Ok(ProbeSuccess { instance: Some(instance(id)), ignored: None, ..ProbeSuccess::default() })
 }
 
 fn healthy() -> ProbeVerdict {
@@ -635,7 +640,8 @@ fn an_instance_that_moves_to_another_address_is_no_clash() {
 #[test]
 fn an_unusable_instance_id_is_said_once_per_process() {
     let fault = crate::health::InstanceIdFault::NotText;
-    let verdict = || Ok(ProbeSuccess { instance: None, ignored: Some(fault) });
+    let verdict =
+        || Ok(ProbeSuccess { instance: None, ignored: Some(fault), ..ProbeSuccess::default() });
     let mut world = World::new(&settings("10.0.0.1:80"));
     for _ in 0..5 {
         world.probe("10.0.0.1:80", verdict());
@@ -711,7 +717,7 @@ fn an_ordered_drain_ends_new_work_until_it_is_taken_back() {
     assert_eq!(world.snapshots.len(), published, "nothing was ordered, nothing changes");
     world.handle(order(Some(DrainScope::Address)));
     assert_eq!(world.snapshot().backends[0].draining, Some(DrainCause::Operator));
-    assert_eq!(world.snapshot().health_counts(), HealthCounts { total: 1, healthy: 0 });
+    assert_eq!(world.snapshot().health_counts(), HealthCounts { total: 1, healthy: 0, usable: 0 });
     world.handle(order(Some(DrainScope::Instance)));
     assert_eq!(world.snapshots.len(), published + 1, "an order in force is no news");
     world.handle(order(None));

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use super::{Gauge, Series};
+use super::{Gauge, OutcomeCell, OutcomeReading, Series};
 
 /// The counts of one backend: one cell per worker.
 ///
@@ -16,6 +16,9 @@ use super::{Gauge, Series};
 pub struct BackendStats {
     cells: Box<[BackendCell]>,
     connections: Connections,
+    /// Load that this balancer does not see, such as streams that came through another one: as the
+    /// backend last said, less what ran through us then. Only the control thread writes it.
+    pub unseen_load: Gauge,
 }
 
 /// Connections of all workers. One number for all of them, because a bound that two workers meet at
@@ -36,6 +39,8 @@ pub struct BackendCell {
     pub in_flight: Gauge,
     /// Of these, event streams.
     pub event_streams: Gauge,
+    /// How requests have turned out. Untouched while nobody wants to know.
+    pub outcomes: OutcomeCell,
     // Allocated with the first finished exchange: a backend that a worker never uses costs one
     // cell.
     series: OnceLock<Box<Series>>,
@@ -45,7 +50,7 @@ impl BackendStats {
     /// Cells for `workers` workers.
     pub fn new(workers: usize) -> Self {
         let cells = (0..workers).map(|_| BackendCell::default()).collect();
-        Self { cells, connections: Connections::default() }
+        Self { cells, connections: Connections::default(), unseen_load: Gauge::default() }
     }
 
     /// The cell that worker number `worker` writes.
@@ -61,6 +66,11 @@ impl BackendStats {
     #[inline]
     pub fn in_flight(&self) -> u64 {
         self.cells.iter().map(|cell| cell.in_flight.get()).sum()
+    }
+
+    /// How requests have turned out on all workers.
+    pub fn outcomes(&self) -> OutcomeReading {
+        OutcomeReading::sum(self.cells.iter().map(|cell| &cell.outcomes))
     }
 
     /// Event streams running now on all workers.

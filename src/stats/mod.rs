@@ -11,6 +11,7 @@ mod backend;
 mod cell;
 mod clients;
 mod histogram;
+mod outcome;
 mod series;
 mod worker;
 
@@ -18,5 +19,6 @@ pub use backend::{BackendCell, BackendStats};
 pub use cell::{Counter, Gauge, Held};
 pub use clients::{ClientCounts, ClientKey};
 pub use histogram::{DURATION_BUCKETS_MS, Histogram, HistogramReading};
+pub use outcome::{OutcomeCell, OutcomeReading};
 pub use series::{METHODS, Series, SeriesReading, StatusKey};
 pub use worker::{FAILURES_MAX, WorkerStats};

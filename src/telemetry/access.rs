@@ -32,6 +32,8 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 pub enum Routed {
     /// The balancer chose.
     Balanced,
+    /// The balancer chose one that takes no new work otherwise, because too few do.
+    Panic,
     /// The request named its instance.
     Affinity,
     /// The balancer answered itself, from one of its own endpoints.
@@ -45,6 +47,7 @@ impl Routed {
     pub fn label(self) -> &'static str {
         match self {
             Self::Balanced => "balanced",
+            Self::Panic => "panic",
             Self::Affinity => "affinity",
             Self::Own => "own",
             Self::None => "none",

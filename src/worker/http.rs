@@ -24,7 +24,7 @@ use crate::{
     exchange::{
         Announced, Answer, Attempt, ClientFacts, CloseReason, ErrorContext, ErrorFormat, Failure,
         Fate, Origin, Persistence, Recipient, RequestPlan, Retry, Sent, Via, admit, error_format,
-        health_answer, may_retry, write_request,
+        fault_of, health_answer, may_retry, write_request,
     },
     http1::{Framing, HttpDate, Method, Transfer, Version, field_storage, parse_request},
     link::Report,
@@ -77,7 +77,7 @@ pub(super) struct Account {
     error_format: ErrorFormat,
     /// Counts the exchange against its backend, until the account is closed.
     pub(super) in_flight: Option<InFlight>,
-    routed: Routed,
+    pub(super) routed: Routed,
     /// The connection ends with the exchange: the client wants it so, or its body is not read.
     closes: bool,
     /// The client is getting an event stream.
@@ -341,6 +341,9 @@ async fn deliver(
                 return Ok(downstream);
             }
             Delivery::Failed { failure, sent, response_begun, request_complete } => {
+                if let Some(fault) = fault_of(failure, attempt.reused, response_begun) {
+                    worker.note_fault(slot, fault);
+                }
                 attempt = Attempt { sent, response_begun, ..attempt };
                 let verdict = may_retry(failure, &request.plan, &attempt);
                 if !goes_on(worker, verdict, failure, slot, &mut tried) {

@@ -18,6 +18,7 @@ mod crowd;
 mod door;
 mod driver;
 mod http;
+mod outcome;
 mod pool;
 mod queue;
 mod reach;

@@ -11,7 +11,10 @@ use super::{
     table::{Slot, Tried},
     upstream::{self, Checkout, Freshness, InFlight, NoPlace, Place},
 };
-use crate::exchange::{Failure, Retry};
+use crate::{
+    exchange::{Failure, Retry},
+    telemetry::Routed,
+};
 
 /// Why a request has no connection.
 pub(super) enum Unreached {
@@ -24,8 +27,8 @@ pub(super) enum Unreached {
 }
 
 /// Steps 4 and 5 for a request that any backend may serve that has not been tried; one that asks
-/// the same again comes with the place that it held. A function of its own also because what it keeps while it waits
-/// must not lie beside what an exchange needs later.
+/// the same again comes with the place that it held. A function of its own also because what it
+/// keeps while it waits must not lie beside what an exchange needs later.
 pub(super) async fn reach_any(
     worker: &Rc<Worker>,
     client: &mut Client<'_>,
@@ -53,6 +56,8 @@ pub(super) async fn reach_any(
         }
     };
     let slot = in_flight.slot();
+    let is_sound = worker.table.borrow().backend(slot).takes_new_work();
+    account.routed = if is_sound { Routed::Balanced } else { Routed::Panic };
     account.in_flight = Some(in_flight);
     let opened = upstream::open(worker, client, request, slot, opening, freshness).await;
     opened.map(|checkout| (slot, checkout)).map_err(|e| Unreached::Unconnected(slot, e))

@@ -249,6 +249,11 @@ where
         // Whether the rest of the request will ever be read is open: who may close says so
         // (RFC 9112 §9.6).
         plan.ends_with_connection |= plan.then == Then::Relay && !self.request_complete;
+        if let Some(slot) = self.account.slot()
+            && matches!(plan.then, Then::Relay | Then::Tunnel)
+        {
+            self.worker.note_answer(slot, plan.status);
+        }
         if plan.then == Then::Relay {
             let named = |line: &&_| names_instance(line);
             if let Some(line) = head.fields.iter().find(named) {

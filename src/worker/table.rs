@@ -53,6 +53,21 @@ struct Entry {
     in_flight: u32,
     is_known: bool,
     avoided_until: Tick,
+    /// When the control thread may be told again that requests fail.
+    told_until: Tick,
+}
+
+impl Entry {
+    /// What runs on it, as far as we know.
+    fn load(&self) -> u64 {
+        let stats = &self.backend.stats;
+        stats.in_flight() + stats.unseen_load.get()
+    }
+
+    /// It has as much to do as it says that it can.
+    fn is_full(&self) -> bool {
+        self.backend.hints.capacity.is_some_and(|most| self.load() >= u64::from(most.get()))
+    }
 }
 
 /// Backends that this request has tried.
@@ -78,7 +93,8 @@ struct View<'a> {
     entries: &'a [Entry],
     eligible: &'a [Slot],
     tried: &'a Tried,
-    /// Backends avoided until later than this are excluded; `None` excludes only the tried.
+    /// Backends avoided until later than this, and those that say that they are full, are excluded;
+    /// `None` excludes only the tried.
     now: Option<Tick>,
     /// Backends that have no room are excluded too.
     room: Option<Room<'a>>,
@@ -114,16 +130,19 @@ impl Candidates for View<'_> {
     }
 
     fn load(&self, candidate: usize) -> u64 {
-        self.entry(candidate).backend.stats.in_flight()
+        self.entry(candidate).load()
     }
 
-    fn weight(&self, candidate: usize) -> u16 {
-        self.entry(candidate).backend.weight.get()
+    fn weight(&self, candidate: usize) -> u32 {
+        self.entry(candidate).backend.weight_hundredths()
     }
 
     fn is_excluded(&self, candidate: usize) -> bool {
         self.tried.contains(self.eligible[candidate])
-            || self.now.is_some_and(|now| self.entry(candidate).avoided_until > now)
+            || self.now.is_some_and(|now| {
+                let entry = self.entry(candidate);
+                entry.avoided_until > now || entry.is_full()
+            })
             || self.room.is_some_and(|room| {
                 room.is_full(self.eligible[candidate], &self.entry(candidate).backend)
             })
@@ -197,6 +216,7 @@ impl BackendTable {
                     in_flight: 0,
                     is_known: true,
                     avoided_until: Tick(0),
+                    told_until: Tick(0),
                 };
                 let slot = match self.free.pop() {
                     Some(slot) => {
@@ -218,12 +238,12 @@ impl BackendTable {
 
     fn index(&mut self, snapshot: &Snapshot) {
         let best =
-            snapshot.backends.iter().filter(|b| b.takes_new_work()).map(|b| b.priority).min();
+            snapshot.backends.iter().filter(|b| snapshot.is_usable(b)).map(|b| b.priority).min();
         self.eligible.clear();
         self.by_instance.clear();
         for backend in &snapshot.backends {
             let slot = self.by_id[&backend.id];
-            if backend.takes_new_work() && Some(backend.priority) == best {
+            if snapshot.is_usable(backend) && Some(backend.priority) == best {
                 self.eligible.push(slot);
             }
             if let Some(instance) = &backend.instance {
@@ -249,7 +269,8 @@ impl BackendTable {
             if view.room.take().is_some() && (0..view.count()).any(|i| !view.is_excluded(i)) {
                 return None;
             }
-            // Everybody refused a connection lately: better an avoided backend than none.
+            // Everybody refused a connection lately, or says that it is full: better such a backend
+            // than none.
             (view.now, view.room) = (None, room);
             picker.pick(&view, rng)
         })?;
@@ -279,6 +300,17 @@ impl BackendTable {
     /// This backend refused a connection.
     pub(super) fn avoid(&mut self, slot: Slot, now: Tick) {
         self.entries[slot.0 as usize].avoided_until = now.after(AVOIDED_AFTER_CONNECT_FAILURE);
+    }
+
+    /// Whether the control thread is to be told that requests fail on this backend: a bad one would
+    /// otherwise fill its queue.
+    pub(super) fn may_tell_of(&mut self, slot: Slot, now: Tick) -> bool {
+        let told_until = &mut self.entries[slot.0 as usize].told_until;
+        let may_tell = *told_until <= now;
+        if may_tell {
+            *told_until = Tick(now.0.saturating_add(1));
+        }
+        may_tell
     }
 
     /// Counts an exchange against the slot.
@@ -341,7 +373,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{Phase, Weight},
+        model::{Hints, Panic, Standing, Weight},
         stats::BackendStats,
     };
 
@@ -353,6 +385,8 @@ mod tests {
             health: Health::Healthy,
             presence: Presence::Present,
             draining: None,
+            standing: Standing::Admitted,
+            hints: Hints::default(),
             weight: Weight::ONE,
             priority: 0,
             stats: Arc::new(BackendStats::new(1)),
@@ -360,7 +394,7 @@ mod tests {
     }
 
     fn snapshot(version: u64, backends: &[Backend]) -> Snapshot {
-        Snapshot { version: Version(version), phase: Phase::Serving, backends: backends.to_vec() }
+        Snapshot { version: Version(version), backends: backends.to_vec(), ..Snapshot::empty() }
     }
 
     fn table() -> BackendTable {
@@ -406,7 +440,7 @@ mod tests {
         table.apply(&snapshot(1, &[sick, leaving]));
         assert_eq!(table.pick(&Tried::default(), Tick(0), None), None);
         assert!(table.instance("a").is_some() && table.instance("b").is_some());
-        assert_eq!(table.counts(), HealthCounts { total: 1, healthy: 0 });
+        assert_eq!(table.counts(), HealthCounts { total: 1, healthy: 0, usable: 0 });
     }
 
     #[test]
@@ -419,6 +453,87 @@ mod tests {
         let main = Backend { health: Health::Unhealthy, ..main };
         table.apply(&snapshot(2, &[spare, main]));
         assert_eq!(table.pick(&Tried::default(), Tick(0), None), table.instance("spare"));
+    }
+
+    #[test]
+    fn an_ejected_instance_is_reachable_by_name_only_unless_there_is_panic() {
+        let mut table = table();
+        let bad = Backend { standing: Standing::Ejected, ..backend(1, "bad") };
+        let sick = Backend { health: Health::Unhealthy, ..backend(2, "sick") };
+        let good = backend(3, "good");
+        let mut picks = |version, panic| {
+            let backends = [bad.clone(), sick.clone(), good.clone()];
+            table.apply(&Snapshot { panic, ..snapshot(version, &backends) });
+            let names = ["bad", "sick", "good"];
+            assert!(names.iter().all(|name| table.instance(name).is_some()));
+            let mut pick = || table.pick(&Tried::default(), Tick(0), None);
+            let slots: Vec<Slot> = (0..100).filter_map(|_| pick()).collect();
+            let name = |slot: &Slot| table.backend(*slot).instance.as_ref().unwrap().to_string();
+            let mut picked: Vec<String> = slots.iter().map(name).collect();
+            picked.sort();
+            picked.dedup();
+            (picked, table.counts())
+        };
+        let counts = |usable| HealthCounts { total: 3, healthy: 1, usable };
+        assert_eq!(picks(1, Panic::Off), (vec!["good".to_owned()], counts(1)));
+        let both = ["bad", "good"].map(str::to_owned);
+        assert_eq!(picks(2, Panic::Ejections), (both.to_vec(), counts(2)));
+        let all = ["bad", "good", "sick"].map(str::to_owned);
+        assert_eq!(picks(3, Panic::Everything), (all.to_vec(), counts(3)));
+    }
+
+    #[test]
+    fn what_a_backend_says_about_its_load_is_heeded() {
+        let small = Hints { capacity: std::num::NonZeroU32::new(2), ..Hints::default() };
+        let (a, b) = (Backend { hints: small, ..backend(1, "a") }, backend(2, "b"));
+        let mut table = table();
+        table.apply(&snapshot(1, &[a.clone(), b.clone()]));
+        let slot = |table: &BackendTable, name| table.instance(name).unwrap();
+        let (slot_a, slot_b) = (slot(&table, "a"), slot(&table, "b"));
+        let pick = |table: &mut BackendTable| table.pick(&Tried::default(), Tick(0), None).unwrap();
+        for _ in 0..5 {
+            table.acquire(slot_b);
+        }
+        table.acquire(slot_a);
+        assert_eq!(pick(&mut table), slot_a);
+        table.acquire(slot_a);
+        assert_eq!(pick(&mut table), slot_b, "the other one is full, though it has less to do");
+        table.release(slot_a);
+        // Streams that came through somebody else count as ours do.
+        a.stats.unseen_load.set(1);
+        assert_eq!(pick(&mut table), slot_b);
+        a.stats.unseen_load.set(0);
+        b.stats.unseen_load.set(7);
+        assert_eq!(pick(&mut table), slot_a);
+        // Whoever is full is still better than nobody.
+        table.apply(&snapshot(2, std::slice::from_ref(&a)));
+        table.acquire(slot_a);
+        assert_eq!(pick(&mut table), slot_a);
+    }
+
+    #[test]
+    fn work_is_shared_as_backends_ask_for_it() {
+        let half = Hints { weight_percent: Some(50), ..Hints::default() };
+        let (a, b) = (Backend { hints: half, ..backend(1, "a") }, backend(2, "b"));
+        let mut table = table();
+        table.apply(&snapshot(1, &[a.clone(), b.clone()]));
+        for _ in 0..300 {
+            let slot = table.pick(&Tried::default(), Tick(0), None).unwrap();
+            table.acquire(slot);
+        }
+        assert!((99..=101).contains(&a.stats.in_flight()), "{}", a.stats.in_flight());
+    }
+
+    #[test]
+    fn the_control_thread_is_told_once_a_tick_of_a_backend_that_fails() {
+        let mut table = table();
+        table.apply(&snapshot(1, &[backend(1, "a"), backend(2, "b")]));
+        let (a, b) = (table.instance("a").unwrap(), table.instance("b").unwrap());
+        let told = |table: &mut BackendTable, slot, tick| table.may_tell_of(slot, Tick(tick));
+        assert!(told(&mut table, a, 7));
+        assert!(!told(&mut table, a, 7));
+        assert!(told(&mut table, b, 7));
+        assert!(told(&mut table, a, 8));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     exchange::{Failure, Timer},
     link::Report,
+    model::Fault,
     stats::BackendStats,
     sys::{Duplex, Peek, socket},
 };
@@ -409,6 +410,8 @@ fn failure_of(error: &io::Error) -> Failure {
 /// This worker avoids the backend for a moment; the control thread probes it and asks DNS at once.
 fn note_failure(worker: &Worker, slot: Slot, failure: Failure) -> Failure {
     worker.stats().upstream_connect_failures.add(1);
+    // Before the report, which makes the control thread look.
+    worker.note_fault(slot, Fault::Connect);
     let backend = {
         let mut table = worker.table.borrow_mut();
         table.avoid(slot, worker.alarms.now());

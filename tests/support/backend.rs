@@ -27,6 +27,8 @@ pub(crate) enum Health {
     Named(String),
     /// 200, without an instance id.
     Anonymous,
+    /// This status, with this body.
+    Answer(u16, String),
     /// 503.
     Failing,
     /// Never.
@@ -180,6 +182,11 @@ impl Backend {
         of_clients.map(|seen| seen.octets.clone()).filter(|octets| !octets.is_empty()).collect()
     }
 
+    /// Health checks so far.
+    pub(crate) fn probes(&self) -> usize {
+        self.shared.lock().connections.iter().filter(|seen| seen.is_probe).count()
+    }
+
     /// Requests on the data path so far.
     pub(crate) fn requests(&self) -> usize {
         self.shared.lock().requests
@@ -284,6 +291,12 @@ fn answer_probe(wire: &mut Wire, health: &Health) {
             ("200 OK", format!(r#"{{"status":"healthy","instanceId":"{instance}"}}"#))
         }
         Health::Anonymous => ("200 OK", r#"{"status":"healthy"}"#.to_owned()),
+        Health::Answer(status, body) => {
+            let length = body.len();
+            let head = format!("HTTP/1.1 {status} So\r\nContent-Length: {length}\r\n\r\n");
+            let _ = wire.try_send(head + body);
+            return;
+        }
         Health::Failing => ("503 Service Unavailable", r#"{"status":"unhealthy"}"#.to_owned()),
         Health::Silent => return,
     };

@@ -15,9 +15,9 @@ use super::{
     process::ProcessReading,
 };
 use crate::{
-    health::ProbeFailure,
+    health::{ProbeFailure, outlier::Reason},
     http1::Method,
-    model::{Backend, BackendState, Phase, Presence, Snapshot},
+    model::{Backend, BackendState, Panic, Phase, Presence, Snapshot},
     plane::PlaneCounters,
     stats::{
         Counter, DURATION_BUCKETS_MS, Gauge, HistogramReading, SeriesReading, StatusKey,
@@ -191,6 +191,12 @@ fn backends(page: &mut Page, scrape: &Scrape<'_>) {
         let count = scrape.snapshot.backends.iter().filter(of).count();
         family.sample(&[("state", &state.label())], count);
     }
+    page.single(
+        "stepflow_lb_panic",
+        "Whether backends are used although something is held against them (1) or not (0)",
+        Kind::Gauge,
+        u64::from(scrape.snapshot.panic != Panic::Off),
+    );
 }
 
 fn discovery_and_health(page: &mut Page, plane: &PlaneCounters) {
@@ -215,6 +221,11 @@ fn discovery_and_health(page: &mut Page, plane: &PlaneCounters) {
             "Times that another process answered at a known address",
             plane.instance_changes,
         ),
+        (
+            "stepflow_lb_ejections_withheld_total",
+            "Ejections that were due and withheld, because too few other backends were left",
+            plane.ejections_withheld,
+        ),
         ("stepflow_lb_snapshots_published_total", "Snapshots published", plane.publishes),
     ];
     for (name, help, count) in counters {
@@ -225,6 +236,14 @@ fn discovery_and_health(page: &mut Page, plane: &PlaneCounters) {
     family.sample(&[("outcome", &"passed")], plane.probes_passed);
     for (outcome, count) in ProbeFailure::LABELS.iter().zip(plane.probes_failed) {
         family.sample(&[("outcome", outcome)], count);
+    }
+    let mut family = page.family(
+        "stepflow_lb_ejections_total",
+        "Backends that were ejected because requests failed on them, by reason",
+        Kind::Counter,
+    );
+    for (reason, count) in Reason::LABELS.iter().zip(plane.ejections) {
+        family.sample(&[("reason", reason)], count);
     }
 }
 

@@ -12,7 +12,9 @@ use tokio::task::LocalSet;
 use super::*;
 use crate::{
     config::{Config, Environment, Flags},
-    model::{Backend, BackendId, Health, Phase, Presence, Snapshot, Version, Weight},
+    model::{
+        Backend, BackendId, Health, Hints, Phase, Presence, Snapshot, Standing, Version, Weight,
+    },
     plane::PlaneCounters,
     stats::{BackendStats, WorkerStats},
 };
@@ -39,11 +41,13 @@ fn healthy() -> Snapshot {
         health: Health::Healthy,
         presence: Presence::Present,
         draining: None,
+        standing: Standing::Admitted,
+        hints: Hints::default(),
         weight: Weight::ONE,
         priority: 0,
         stats: Arc::new(BackendStats::new(1)),
     };
-    Snapshot { version: Version(1), phase: Phase::Serving, backends: vec![backend] }
+    Snapshot { version: Version(1), backends: vec![backend], ..Snapshot::empty() }
 }
 
 /// Runs `client`, which may block, against a server of this snapshot.

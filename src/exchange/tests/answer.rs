@@ -11,7 +11,7 @@ use crate::{
 };
 
 const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
-const COUNTS: HealthCounts = HealthCounts { total: 3, healthy: 1 };
+const COUNTS: HealthCounts = HealthCounts { total: 3, healthy: 1, usable: 1 };
 
 /// Would end a string, a member, a line and a head, if it were let.
 const HOSTILE: &str = "\"},\"x\":[\\\r\n\r\n\u{1}\u{7f}</script>\u{2028}é";
@@ -174,15 +174,17 @@ fn a_refused_method_is_not_among_the_allowed_ones() {
 #[test]
 fn own_health_is_that_of_the_whole() {
     let cases = [
-        (Phase::Serving, 3, 3, 200, "healthy"),
-        (Phase::Serving, 3, 1, 200, "healthy"),
-        (Phase::Serving, 3, 0, 503, "unhealthy"),
-        (Phase::Serving, 0, 0, 503, "unhealthy"),
-        (Phase::Unready, 3, 3, 503, "draining"),
-        (Phase::Draining, 3, 0, 503, "draining"),
+        (Phase::Serving, 3, 3, 3, 200, "healthy"),
+        (Phase::Serving, 3, 1, 1, 200, "healthy"),
+        (Phase::Serving, 3, 0, 0, 503, "unhealthy"),
+        (Phase::Serving, 0, 0, 0, 503, "unhealthy"),
+        // In panic it serves, so it must not be taken out of service.
+        (Phase::Serving, 3, 0, 3, 200, "healthy"),
+        (Phase::Unready, 3, 3, 3, 503, "draining"),
+        (Phase::Draining, 3, 0, 0, 503, "draining"),
     ];
-    for (phase, total, healthy, status, word) in cases {
-        let (got, body) = health_answer(phase, HealthCounts { total, healthy });
+    for (phase, total, healthy, usable, status, word) in cases {
+        let (got, body) = health_answer(phase, HealthCounts { total, healthy, usable });
         let body: Value = serde_json::from_slice(&body).unwrap();
         let want = serde_json::json!({
             "status": word,

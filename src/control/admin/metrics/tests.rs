@@ -7,7 +7,7 @@ use std::{
 
 use super::*;
 use crate::{
-    model::{BackendId, Health, InstanceId, Version, Weight},
+    model::{BackendId, DrainCause, Health, Hints, InstanceId, Standing, Version, Weight},
     stats::BackendStats,
 };
 
@@ -125,6 +125,8 @@ fn backend(id: u64, address: &str, instance: &str) -> Backend {
         health: Health::Healthy,
         presence: Presence::Present,
         draining: None,
+        standing: Standing::Admitted,
+        hints: Hints::default(),
         weight: Weight::ONE,
         priority: 0,
         stats: Arc::new(BackendStats::new(WORKERS)),
@@ -266,6 +268,57 @@ fn health_falls_to_zero_and_series_leave_with_their_backend() {
 }
 
 #[test]
+fn every_backend_is_in_one_state() {
+    let states = [
+        ("healthy", 1),
+        ("unhealthy", 2),
+        ("unprobed", 3),
+        ("draining", 2),
+        ("ejected", 1),
+        ("leaving", 2),
+    ];
+    let mut backends = Vec::new();
+    for (state, count) in states {
+        for n in 0..count {
+            let id = backends.len() as u64;
+            let mut backend = backend(id, &format!("10.0.0.{id}:80"), "");
+            match state {
+                "unhealthy" => {
+                    backend.health = Health::Unhealthy;
+                    backend.standing = if n == 0 { Standing::Ejected } else { Standing::Admitted };
+                }
+                "unprobed" => backend.health = Health::Unprobed,
+                "draining" => {
+                    backend.draining = Some(DrainCause::Backend);
+                    backend.standing = if n == 0 { Standing::Ejected } else { Standing::Admitted };
+                }
+                "ejected" => backend.standing = Standing::Ejected,
+                "leaving" => {
+                    backend.presence = Presence::Leaving;
+                    backend.draining = (n == 0).then_some(DrainCause::Backend);
+                }
+                _ => {}
+            }
+            backends.push(backend);
+        }
+    }
+    let mut world = world(backends);
+    let scraped = world.scrape();
+    let shown = scraped.of("stepflow_lb_backends");
+    let want: HashMap<String, f64> = states
+        .iter()
+        .map(|(state, count)| (format!("{{state=\"{state}\"}}"), f64::from(*count)))
+        .collect();
+    assert_eq!(shown.len(), want.len());
+    assert!(shown.iter().all(|(state, count)| want[*state] == *count), "{shown:?}");
+    assert_eq!(scraped.value("stepflow_lb_panic"), Some(0.0));
+    for panic in [Panic::Ejections, Panic::Everything] {
+        world.snapshot.panic = panic;
+        assert_eq!(world.scrape().value("stepflow_lb_panic"), Some(1.0));
+    }
+}
+
+#[test]
 fn the_balancer_s_own_responses_have_their_own_backend() {
     let world = world(Vec::new());
     let own = StatusKey { method: Method::Post.index(), status: 503 };
@@ -382,9 +435,12 @@ fn nothing_that_is_counted_is_forgotten() {
         instance_clashes: 300_005,
         instance_changes: 300_006,
         publishes: 300_007,
+        ejections: std::array::from_fn(|i| 500_001 + i as u64),
+        ejections_withheld: 300_008,
     };
-    wanted.extend(300_001..=300_007);
+    wanted.extend(300_001..=300_008);
     wanted.extend(plane.probes_failed);
+    wanted.extend(plane.ejections);
     let scraped = World { plane, ..world }.scrape();
     let shown: HashSet<String> = scraped.samples.values().map(f64::to_string).collect();
     let forgotten: Vec<_> = wanted.iter().filter(|n| !shown.contains(&n.to_string())).collect();
