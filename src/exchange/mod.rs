@@ -4,8 +4,9 @@
 //! is the business of `worker::http`. Owns: what a request asks of us ([`admit`]), what a response
 //! means for both sides ([`plan_response`]), which fields go on ([`write_request`],
 //! [`write_response`]), what may be tried again ([`may_retry`]), which connections live on
-//! ([`conclude`]), and the one vocabulary of failure ([`Failure`]). Does not own: syntax
-//! ([`crate::http1`]), the choice of a backend, sockets.
+//! ([`conclude`]), which requests introduce an orchestrator ([`HandshakeReader`]), and the one
+//! vocabulary of failure ([`Failure`]). Does not own: syntax ([`crate::http1`]), the choice of a
+//! backend, sockets.
 //!
 //! Invariants
 //! - Nothing is retried after a response octet went downstream.
@@ -18,6 +19,7 @@ mod budget;
 mod deadline;
 mod failure;
 mod forward;
+mod handshake;
 mod outcome;
 mod plan;
 mod retry;
@@ -30,6 +32,9 @@ pub use budget::RetryBudget;
 pub use deadline::{DeadlineTable, Tick, Timer, head_falls_behind};
 pub use failure::{Failure, Origin, Stage};
 pub use forward::{ClientFacts, SELF_NAME, Via, write_request, write_response};
+pub use handshake::{
+    HANDSHAKE_BYTES_MAX, Handshake, HandshakeReader, is_refusal, may_be_handshake,
+};
 pub use outcome::fault_of;
 pub use plan::{
     Admission, ErrorFormat, Flush, Persistence, Recipient, RequestPlan, ResponsePlan, Then, admit,
