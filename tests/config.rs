@@ -71,6 +71,7 @@ fn defaults_are_the_documented_ones() {
         algorithm: Algorithm::LeastConnections,
         trusted_proxies: TrustedProxies::parse("private").unwrap(),
         via: true,
+        initialize_replay: true,
         health: HealthChecks {
             check: HealthCheck::Http,
             path: Some("/health".to_owned()),
@@ -162,6 +163,7 @@ fn every_option_reaches_the_configuration() {
         ("STEPFLOW_LB_ALGORITHM", "round_robin"),
         ("STEPFLOW_LB_TRUSTED_PROXIES", "192.0.2.0/24, ::1"),
         ("STEPFLOW_LB_VIA", "off"),
+        ("STEPFLOW_LB_INITIALIZE_REPLAY", "off"),
         ("STEPFLOW_LB_HEALTH_CHECK_PATH", "/h?full"),
         ("STEPFLOW_LB_HEALTHY_THRESHOLD", "6"),
         ("STEPFLOW_LB_HEALTH_CHECK", "tcp"),
@@ -238,6 +240,7 @@ fn every_option_reaches_the_configuration() {
         algorithm: Algorithm::RoundRobin,
         trusted_proxies: TrustedProxies::parse("192.0.2.0/24,::1").unwrap(),
         via: false,
+        initialize_replay: false,
         health: HealthChecks {
             check: HealthCheck::Tcp,
             path: Some("/h?full".to_owned()),

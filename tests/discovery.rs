@@ -280,7 +280,9 @@ impl Lab {
                 }
                 Output::Publish(snapshot) => self.snapshot = snapshot,
                 Output::Event(event) => self.events.push(event),
-                Output::Probe { .. } | Output::Exit(_) => panic!("unexpected {output:?}"),
+                Output::Probe { .. } | Output::Replay(_) | Output::Exit(_) => {
+                    panic!("unexpected {output:?}")
+                }
             }
         }
         let pause = self

@@ -20,12 +20,13 @@ use std::{
 use stepflow_load_balancer::{
     health::{Policy, ProbeFailure, ProbeSuccess, ProbeVerdict},
     model::{
-        Backend, BackendId, Health, InstanceId, Phase, Presence, Report, Rng, Snapshot, Target,
-        Version,
+        Backend, BackendId, Health, Initialisation, Initialize, InstanceId, Phase, Presence,
+        Recording, Report, Rng, Snapshot, Target, Version,
     },
     plane::{
         Absence, DrainTimes, Input, Output, PanicPolicy, PanicScope, Plane, PlaneEvent, Query,
-        QueryKind, QuestionId, Refresh, Resolution, ResolveFailure, Service, Settings,
+        QueryKind, QuestionId, Refresh, ReplayFailure, Resolution, ResolveFailure, Service,
+        Settings,
     },
     stats::BackendStats,
 };
@@ -109,6 +110,9 @@ struct Run {
     trace: Vec<String>,
     questions: Vec<(QuestionId, Query)>,
     probes: Vec<BackendId>,
+    replays: Vec<BackendId>,
+    /// Some client has confirmed its `initialize`.
+    is_initialised: bool,
     answered: u64,
     probed: u64,
     asked_at: BTreeMap<QuestionId, Instant>,
@@ -150,6 +154,8 @@ impl Run {
             trace: Vec::new(),
             questions: Vec::new(),
             probes: Vec::new(),
+            replays: Vec::new(),
+            is_initialised: false,
             answered: 0,
             probed: 0,
             asked_at: BTreeMap::new(),
@@ -175,7 +181,8 @@ impl Run {
             match self.rng.below(100) {
                 0..25 => self.answer_question(),
                 25..50 => self.end_probe(),
-                50..60 => self.report(),
+                50..57 => self.report(),
+                57..60 => self.end_replay(),
                 60..72 => self.begin_or_end_exchange(),
                 72..98 => self.pass_time(),
                 _ => self.rare(),
@@ -203,6 +210,13 @@ impl Run {
                     assert_eq!(self.seen_backend(backend).0, address);
                     self.probes.push(backend);
                     assert!(self.probes.len() <= 128);
+                }
+                Output::Replay(replay) => {
+                    assert!(self.is_initialised, "nobody has said initialize");
+                    assert!(!self.replays.contains(&replay.backend), "one at a time");
+                    assert_eq!(self.seen_backend(replay.backend).0, replay.address);
+                    self.replays.push(replay.backend);
+                    assert!(self.replays.len() <= 16);
                 }
                 Output::Publish(snapshot) => self.published(snapshot),
                 Output::Event(event) => self.said(&event),
@@ -263,6 +277,7 @@ impl Run {
     /// Events tell the model what it cannot see in time: who succeeds whom.
     fn said(&mut self, event: &PlaneEvent) {
         match event {
+            PlaneEvent::InitialisationLearned { .. } => self.is_initialised = true,
             PlaneEvent::BackendDiscovered { id, .. } => {
                 let health = match self.scenario.settings.health {
                     Some(_) => Health::Unprobed,
@@ -464,9 +479,17 @@ impl Run {
     fn report(&mut self) {
         // Any backend that ever was: reports travel slowly.
         let ids: Vec<BackendId> = self.seen.keys().copied().collect();
-        let report = match self.rng.below(3) {
+        let client = IpAddr::from([10, 1, 0, u8::try_from(self.rng.below(3)).unwrap()]);
+        let request = Recording::of(b"request");
+        let report = match self.rng.below(5) {
             0 => Report::InstanceUnknown,
             _ if ids.is_empty() => Report::InstanceUnknown,
+            3 => {
+                let terms = Arc::from(*pick(&mut self.rng, &["a", "b"]));
+                let by = *pick(&mut self.rng, &ids);
+                Report::InitializeAnswered(by, Box::new(Initialize { client, terms, request }))
+            }
+            4 => Report::InitializedReceived { client, request },
             1 => Report::ConnectFailed(*pick(&mut self.rng, &ids)),
             _ => {
                 let id = *pick(&mut self.rng, &ids);
@@ -474,6 +497,20 @@ impl Run {
             }
         };
         self.handle(Input::Reported(report));
+    }
+
+    fn end_replay(&mut self) {
+        if self.replays.is_empty() {
+            return;
+        }
+        let at = index(&mut self.rng, self.replays.len());
+        let backend = self.replays.swap_remove(at);
+        // Mostly failures: patience is to end now and then.
+        let outcome = match self.rng.below(6) {
+            0 => Ok(()),
+            _ => Err(ReplayFailure::Refused),
+        };
+        self.handle(Input::Replayed { backend, outcome });
     }
 
     fn begin_or_end_exchange(&mut self) {
@@ -569,6 +606,9 @@ impl Run {
             if backend.presence == Presence::Leaving {
                 assert!(!backend.takes_new_work());
             }
+            if backend.initialisation == Initialisation::Pending {
+                assert!(self.is_initialised && !backend.takes_new_work());
+            }
             if let Some(since) = self.idle_since.get(&backend.id) {
                 assert!(self.now - *since <= 2 * SECOND, "{backend:?} has nothing left to do");
             }
@@ -648,6 +688,10 @@ fn random_runs_agree_with_the_model() {
             "InstanceLearned",
             "InstanceChanged",
             "InstanceClash",
+            "InitialisationLearned",
+            "InitialisationReplayed",
+            "InitialisationFailed",
+            "InitialisationExcused",
             "HealthyChanged",
             "Resolved",
             "ResolveFailedKept",

@@ -16,12 +16,13 @@ use arbitrary::Unstructured;
 use stepflow_load_balancer::{
     health::{Expectation, Policy, ProbeFailure, ProbeSuccess, judge},
     model::{
-        Backend, BackendId, InstanceId, Phase, Presence, Report, Snapshot, StatusSet, Target,
-        Version,
+        Backend, BackendId, Initialize, InstanceId, Phase, Presence, Recording, Report, Snapshot,
+        StatusSet, Target, Version,
     },
     plane::{
-        Absence, DrainTimes, Input, Output, PanicPolicy, PanicScope, Plane, Query, QueryKind,
-        QuestionId, Refresh, Resolution, ResolveFailure, Service, Settings,
+        Absence, DrainTimes, Input, Output, PanicPolicy, PanicScope, Plane, PlaneEvent, Query,
+        QueryKind, QuestionId, Refresh, ReplayFailure, Resolution, ResolveFailure, Service,
+        Settings,
     },
     stats::BackendStats,
 };
@@ -118,6 +119,8 @@ struct World {
     probed_at: BTreeMap<BackendId, [Option<Instant>; 2]>,
     questions: Vec<(QuestionId, Query)>,
     probes: Vec<BackendId>,
+    replays: Vec<BackendId>,
+    is_initialised: bool,
     ids: Vec<BackendId>,
     seen: BTreeMap<BackendId, SocketAddr>,
     running: Vec<Arc<BackendStats>>,
@@ -156,6 +159,8 @@ impl World {
             probed_at: BTreeMap::new(),
             questions: Vec::new(),
             probes: Vec::new(),
+            replays: Vec::new(),
+            is_initialised: false,
             ids: Vec::new(),
             seen: BTreeMap::new(),
             running: Vec::new(),
@@ -221,7 +226,15 @@ impl World {
                     *starts = [Some(self.now), starts[0]];
                     self.probes.push(backend);
                 }
+                Output::Replay(replay) => {
+                    assert_eq!(self.seen.get(&replay.backend), Some(&replay.address), "a stranger");
+                    assert!(self.is_initialised && !self.replays.contains(&replay.backend));
+                    self.replays.push(replay.backend);
+                }
                 Output::Publish(snapshot) => self.publish(snapshot),
+                Output::Event(PlaneEvent::InitialisationLearned { .. }) => {
+                    self.is_initialised = true;
+                }
                 Output::Event(_) => {}
                 Output::Exit(_) => {
                     assert!(self.shutdowns > 0, "nobody said to stop");
@@ -237,7 +250,10 @@ impl World {
         assert_eq!(snapshot.version, before.version.next(), "versions rise by one");
         assert!(snapshot.phase >= before.phase, "phases move forward");
         assert!(snapshot.backends.is_sorted_by_key(|backend| backend.id));
-        let shown = |snapshot: &Snapshot| format!("{:?} {:?}", snapshot.phase, snapshot.backends);
+        let shown = |snapshot: &Snapshot| {
+            let Snapshot { phase, initialisation, backends, .. } = snapshot;
+            format!("{phase:?} {initialisation:?} {backends:?}")
+        };
         assert!(self.published == 1 || shown(&snapshot) != shown(&before), "nothing changed");
         for (at, backend) in snapshot.backends.iter().enumerate() {
             let others = &snapshot.backends[at + 1..];
@@ -335,13 +351,36 @@ impl World {
     }
 
     fn report(&mut self, input: &mut Unstructured<'_>) {
+        let kind = octet(input);
+        if kind >= 0x80 {
+            return self.initialise(input, kind);
+        }
         // Any backend that ever was, and one that never was: reports travel slowly.
-        let kind = octet(input) % 3;
         let id = pick(input, &self.ids).copied().unwrap_or(BackendId(u64::MAX));
-        let report = match kind {
+        let report = match kind % 3 {
             0 => Report::InstanceUnknown,
             1 => Report::ConnectFailed(id),
             _ => Report::InstanceSeen(id, instance(input)),
+        };
+        self.handle(Input::Reported(report));
+    }
+
+    /// A client's handshake, or the end of a replay.
+    fn initialise(&mut self, input: &mut Unstructured<'_>, kind: u8) {
+        let client = IpAddr::from([10, 1, 0, kind >> 4 & 1]);
+        let request = Recording::of(b"request");
+        let report = match kind & 3 {
+            0 => {
+                let by = pick(input, &self.ids).copied().unwrap_or(BackendId(u64::MAX));
+                let terms = Arc::from(if kind & 4 == 0 { "a" } else { "b" });
+                Report::InitializeAnswered(by, Box::new(Initialize { client, terms, request }))
+            }
+            1 => Report::InitializedReceived { client, request },
+            _ => {
+                let Some(backend) = self.replays.pop() else { return };
+                let outcome = if kind & 4 == 0 { Ok(()) } else { Err(ReplayFailure::Refused) };
+                return self.handle(Input::Replayed { backend, outcome });
+            }
         };
         self.handle(Input::Reported(report));
     }
@@ -378,7 +417,8 @@ impl World {
         let (health, present) = (self.snapshot.health_counts(), self.present());
         assert_eq!(health.total, present.len());
         assert!(health.healthy <= health.total);
-        assert!(self.has_health || self.is_over || health.healthy == health.total);
+        let takes_all = !self.has_health && !self.is_initialised;
+        assert!(!takes_all || self.is_over || health.healthy == health.total);
     }
 }
 

@@ -49,6 +49,7 @@ impl Draft {
             algorithm: Algorithm::LeastConnections,
             trusted_proxies: TrustedProxies::default(),
             via: false,
+            initialize_replay: false,
             health: HealthChecks {
                 check: HealthCheck::Off,
                 path: None,

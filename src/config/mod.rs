@@ -58,6 +58,8 @@ pub struct Config {
     pub trusted_proxies: TrustedProxies,
     /// Requests say in `Via` that they came through us.
     pub via: bool,
+    /// What an orchestrator's `initialize` says reaches every backend.
+    pub initialize_replay: bool,
     /// Active health checks.
     pub health: HealthChecks,
     /// Ejections by the outcomes of requests.

@@ -168,6 +168,19 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "initialize_replay",
+        flag: "initialize-replay",
+        environment: "STEPFLOW_LB_INITIALIZE_REPLAY",
+        default: "on",
+        accepted: "on or off",
+        help: "Whether every backend gets the initialize that an orchestrator has sent to one of them",
+        group: "Balancing",
+        apply: |draft, text| {
+            let words = [("on", true), ("off", false)];
+            units::word(text, &words).map(|on| draft.config.initialize_replay = on)
+        },
+    },
+    Setting {
         key: "trusted_proxies",
         flag: "trusted-proxies",
         environment: "STEPFLOW_LB_TRUSTED_PROXIES",

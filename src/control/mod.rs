@@ -1,16 +1,17 @@
 //! The control thread: a Tokio runtime of one thread that drives the [`Plane`].
 //!
-//! Owns the DNS client, the probes, the doorbell of the workers' reports, the signals and the
-//! admin server. Decides nothing: facts go into the plane with the time, and what comes out is
-//! done. It may be slow or fail; traffic continues on the last snapshot.
+//! Owns the DNS client, the probes, the replays, the doorbell of the workers' reports, the signals
+//! and the admin server. Decides nothing: facts go into the plane with the time, and what comes out
+//! is done. It may be slow or fail; traffic continues on the last snapshot.
 //!
 //! Invariants
-//! - Every question and every probe that the plane asks for is answered exactly once, even when
-//!   the task that asks panics.
+//! - Every question, every probe and every replay that the plane asks for is answered exactly once,
+//!   even when the task that asks panics.
 //! - The admin view shows a snapshot only after the workers were given it.
 
 pub mod admin;
 mod probe;
+mod replay;
 mod report;
 pub mod resolve;
 
@@ -26,6 +27,7 @@ use std::{
 };
 
 pub use probe::Prober;
+pub use replay::Replayer;
 use tokio::{
     io::AsyncReadExt,
     signal::unix::{Signal, SignalKind, signal},
@@ -42,7 +44,7 @@ use crate::{
     model::{Snapshot, Version},
     plane::{
         DrainTimes, Input, Output, PanicPolicy, PanicScope, Plane, PlaneCounters, Refresh,
-        Resolution, ResolveFailure, Settings,
+        ReplayFailure, ReplayStep, Resolution, ResolveFailure, Settings,
     },
     stats::WorkerStats,
 };
@@ -149,6 +151,7 @@ struct Hands {
     publisher: Publisher,
     resolver: Rc<Resolver>,
     prober: Option<Rc<Prober>>,
+    replayer: Replayer,
     inputs: UnboundedSender<Input>,
     view: Rc<AdminView>,
 }
@@ -184,6 +187,7 @@ async fn drive(parts: ControlParts) -> Result<ExitReason, ControlError> {
         publisher: parts.publisher,
         resolver: Rc::new(Resolver::new(&parts.config.dns)),
         prober: Prober::new(&parts.config.health).map(Rc::new),
+        replayer: Replayer { timeout: parts.config.health.timeout },
         inputs: inputs.clone(),
         view: Rc::new(AdminView {
             inputs,
@@ -268,6 +272,18 @@ impl Hands {
                         Input::Probed { backend, verdict }
                     },
                     Input::Probed { backend, verdict: Err(ProbeFailure::Local) },
+                );
+            }
+            Output::Replay(replay) => {
+                let (replayer, backend) = (self.replayer, replay.backend);
+                let panicked =
+                    Err(ReplayFailure::Unanswered(ReplayStep::Initialize, ProbeFailure::Local));
+                self.ask(
+                    async move {
+                        let outcome = replayer.replay(&replay).await;
+                        Input::Replayed { backend, outcome }
+                    },
+                    Input::Replayed { backend, outcome: panicked },
                 );
             }
             Output::Publish(snapshot) => {

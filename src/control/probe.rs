@@ -19,7 +19,6 @@ use crate::{
         Body, FIELDS_MAX, Field, Framing, FramingFields, HeadScan, HeadWriter, LeadingLine, Step,
         field_storage, parse_response, response_framing,
     },
-    model::StatusSet,
 };
 
 /// Most octets of a response head, interim responses in front of it included.
@@ -101,16 +100,16 @@ impl Question {
             .field(b"Connection", b"close");
         head.end();
         stream.write_all(&request).await.map_err(|_| ProbeFailure::Closed)?;
-        read_answer(stream, &self.expected.statuses).await
+        read_answer(stream, |status| self.expected.statuses.contains(status)).await
     }
 }
 
 const USER_AGENT: &str = concat!("stepflow-load-balancer/", env!("CARGO_PKG_VERSION"));
 
 /// Reads up to the end of the body, or up to the head if its status says enough.
-async fn read_answer(
+pub(super) async fn read_answer(
     stream: &mut TcpStream,
-    expected: &StatusSet,
+    wants_body: impl Fn(u16) -> bool,
 ) -> Result<(u16, Vec<u8>), ProbeFailure> {
     let mut received = Vec::with_capacity(READ_BYTES);
     let mut head_bytes = 0;
@@ -135,7 +134,7 @@ async fn read_answer(
             break (status, framing);
         }
     };
-    if !expected.contains(status) {
+    if !wants_body(status) {
         return Ok((status, Vec::new()));
     }
     Ok((status, read_body(stream, received, Body::new(framing)).await?))
@@ -195,7 +194,7 @@ async fn read_more(stream: &mut TcpStream, into: &mut Vec<u8>) -> Result<usize, 
     stream.read_buf(into).await.map_err(|_| ProbeFailure::Closed)
 }
 
-fn connect_failure(error: &io::Error) -> ProbeFailure {
+pub(super) fn connect_failure(error: &io::Error) -> ProbeFailure {
     match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL) => {
             ProbeFailure::Local

@@ -143,6 +143,28 @@ pub(super) fn log(event: &PlaneEvent) {
                  only one of them"
             );
         }
+        PlaneEvent::InitialisationLearned { client, id } => {
+            info!(
+                event = name, %client, id = id.0,
+                "A client initialised a backend; every other one gets the same"
+            );
+        }
+        PlaneEvent::InitialisationReplayed { id, address } => {
+            info!(event = name, backend = %address, id = id.0, "Backend is initialised");
+        }
+        PlaneEvent::InitialisationFailed { id, address, reason, failures } => {
+            warn!(
+                event = name, backend = %address, id = id.0, %reason, failures,
+                "Backend could not be initialised and is tried again"
+            );
+        }
+        PlaneEvent::InitialisationExcused { id, address, reason } => {
+            warn!(
+                event = name, backend = %address, id = id.0, %reason,
+                "Backend could not be initialised too often and takes requests without: calls that \
+                 need what initialize says will fail there"
+            );
+        }
         PlaneEvent::HealthyChanged { healthy: 0, usable: 0, total } => {
             error!(event = name, count = 0, total, "No healthy backends: requests are refused");
         }

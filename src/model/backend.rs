@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr, num::NonZeroU16, sync::Arc};
 
-use super::Hints;
+use super::{Hints, Initialisation};
 use crate::stats::BackendStats;
 
 /// Identity of a backend across snapshots: one process at one address.
@@ -175,6 +175,8 @@ pub struct Backend {
     pub standing: Standing,
     /// What it says about itself in its health body.
     pub hints: Hints,
+    /// Whether it has had the initialisation that there is.
+    pub initialisation: Initialisation,
     /// Share of new work.
     pub weight: Weight,
     /// Lower is preferred; a higher one is used only when no lower one can take work (RFC 2782).
@@ -190,6 +192,8 @@ pub enum BackendState {
     Leaving,
     /// Somebody wants it emptied; what runs there finishes.
     Draining,
+    /// Healthy, but there is an initialisation that it has not had.
+    Uninitialised,
     /// Takes new work.
     Healthy,
     /// Takes none for a while, because requests fail on it.
@@ -202,9 +206,10 @@ pub enum BackendState {
 
 impl BackendState {
     /// Every state.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Healthy,
         Self::Ejected,
+        Self::Uninitialised,
         Self::Unhealthy,
         Self::Unprobed,
         Self::Draining,
@@ -219,7 +224,12 @@ impl BackendState {
             (Presence::Present, None, Health::Unprobed, _) => Self::Unprobed,
             (Presence::Present, None, Health::Unhealthy, _) => Self::Unhealthy,
             (Presence::Present, None, Health::Healthy, Standing::Ejected) => Self::Ejected,
-            (Presence::Present, None, Health::Healthy, Standing::Admitted) => Self::Healthy,
+            (Presence::Present, None, Health::Healthy, Standing::Admitted) => {
+                match backend.initialisation {
+                    Initialisation::Pending => Self::Uninitialised,
+                    Initialisation::Settled => Self::Healthy,
+                }
+            }
         }
     }
 
@@ -228,6 +238,7 @@ impl BackendState {
         match self {
             Self::Leaving => "leaving",
             Self::Draining => "draining",
+            Self::Uninitialised => "uninitialised",
             Self::Healthy => "healthy",
             Self::Ejected => "ejected",
             Self::Unhealthy => "unhealthy",
@@ -247,10 +258,12 @@ impl Backend {
         self.is_open() && self.health == Health::Healthy
     }
 
-    /// Would take new work if nothing were held against it: discovery names it, and neither it nor
-    /// anybody else wants it emptied.
+    /// Would take new work if nothing were held against it: discovery names it, neither it nor
+    /// anybody else wants it emptied, and it has had the initialisation that there is.
     pub fn is_open(&self) -> bool {
-        self.presence == Presence::Present && self.draining.is_none()
+        self.presence == Presence::Present
+            && self.draining.is_none()
+            && self.initialisation == Initialisation::Settled
     }
 
     /// Its share of new work, as discovery says and as it asks for itself, in hundredths.

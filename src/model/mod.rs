@@ -8,6 +8,7 @@
 mod backend;
 mod fault;
 mod hints;
+mod initialisation;
 mod report;
 mod rng;
 mod snapshot;
@@ -21,6 +22,7 @@ pub use backend::{
 };
 pub use fault::{Fault, FaultSet};
 pub use hints::{Hint, Hints};
+pub use initialisation::{Initialisation, InitialisationProgress, Initialize, Recording};
 pub use report::Report;
 pub use rng::Rng;
 pub use snapshot::{HealthCounts, Panic, Phase, Snapshot, Version};

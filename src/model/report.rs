@@ -1,6 +1,8 @@
 //! Pure: what workers tell the control thread.
 
-use super::{BackendId, InstanceId};
+use std::net::IpAddr;
+
+use super::{BackendId, Initialize, InstanceId, Recording};
 
 /// What a worker saw that the control thread should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,4 +17,13 @@ pub enum Report {
     /// A request named an instance that this worker does not know. The newest process may be one
     /// that discovery or health checks have not met yet.
     InstanceUnknown,
+    /// This backend answered a client's `initialize`, and nothing in the answer says no.
+    InitializeAnswered(BackendId, Box<Initialize>),
+    /// A client sent `initialized`, and waits for the answer until everybody has been told.
+    InitializedReceived {
+        /// Who sent it.
+        client: IpAddr,
+        /// The notification.
+        request: Recording,
+    },
 }

@@ -1,6 +1,6 @@
 //! Pure: the immutable, versioned picture that the control thread publishes.
 
-use super::{Backend, Health, Presence};
+use super::{Backend, Health, InitialisationProgress, Presence};
 
 /// Number of a snapshot. Only grows; a worker that has version `n` has seen everything up to `n`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +51,8 @@ pub struct Snapshot {
     pub phase: Phase,
     /// What is overlooked because too few backends are left.
     pub panic: Panic,
+    /// How far the newest initialisation has come.
+    pub initialisation: InitialisationProgress,
     /// Every backend that may still be reached, in order of identity.
     pub backends: Vec<Backend>,
 }
@@ -73,6 +75,7 @@ impl Snapshot {
             version: Version::NONE,
             phase: Phase::Serving,
             panic: Panic::Off,
+            initialisation: InitialisationProgress::default(),
             backends: Vec::new(),
         }
     }

@@ -1,10 +1,13 @@
 //! Pure: everything the plane says about itself. One name per event, used as log field, in metrics
 //! and in tests alike; the shell decides about levels and wording.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use super::{
-    ExitReason,
+    ExitReason, ReplayCounters, ReplayFailure,
     dns::{Absence, Query, ResolveFailure},
 };
 use crate::{
@@ -82,6 +85,20 @@ pub enum PlaneEvent {
     InstanceIgnored { address: SocketAddr, fault: InstanceIdFault },
     /// Two addresses claim one instance id. Said once for as long as it lasts.
     InstanceClash { instance: InstanceId, first: SocketAddr, second: SocketAddr },
+    /// A client has initialised this backend, in other words than the client before it: from now
+    /// on every other backend gets the same.
+    InitialisationLearned { client: IpAddr, id: BackendId },
+    /// A backend has been initialised.
+    InitialisationReplayed { id: BackendId, address: SocketAddr },
+    /// A backend could not be initialised, and is tried again.
+    InitialisationFailed {
+        id: BackendId,
+        address: SocketAddr,
+        reason: ReplayFailure,
+        failures: u32,
+    },
+    /// A backend could not be initialised so often that it takes work without.
+    InitialisationExcused { id: BackendId, address: SocketAddr, reason: ReplayFailure },
     /// How many backends take new work has changed. `usable` counts those as well that get work
     /// although something is held against them.
     HealthyChanged { healthy: usize, usable: usize, total: usize },
@@ -126,6 +143,10 @@ impl PlaneEvent {
             Self::InstanceChanged { .. } => "instance_changed",
             Self::InstanceIgnored { .. } => "instance_ignored",
             Self::InstanceClash { .. } => "instance_clash",
+            Self::InitialisationLearned { .. } => "initialisation_learned",
+            Self::InitialisationReplayed { .. } => "initialisation_replayed",
+            Self::InitialisationFailed { .. } => "initialisation_failed",
+            Self::InitialisationExcused { .. } => "initialisation_excused",
             Self::HealthyChanged { .. } => "healthy_changed",
             Self::Resolved { .. } => "resolved",
             Self::ResolveFailedKept { .. } => "resolve_failed_kept",
@@ -162,4 +183,6 @@ pub struct PlaneCounters {
     pub ejections_withheld: u64,
     /// Snapshots published.
     pub publishes: u64,
+    /// What is known about initialisations.
+    pub replays: ReplayCounters,
 }

@@ -17,6 +17,7 @@ mod claims;
 mod discovery;
 mod dns;
 mod event;
+mod initialisation;
 mod journal;
 mod life;
 mod panic;
@@ -31,6 +32,7 @@ use std::{
 
 pub use dns::{Absence, Query, QueryKind, QuestionId, Resolution, ResolveFailure, Service};
 pub use event::{PlaneCounters, PlaneEvent};
+pub use initialisation::{Replay, ReplayCounters, ReplayFailure, ReplayStep};
 pub use life::{DrainTimes, ExitReason};
 pub use panic::{PanicPolicy, PanicScope};
 
@@ -39,6 +41,7 @@ use crate::{
     model::{BackendId, HealthCounts, Panic, Report, Rng, Snapshot, Target, Version},
 };
 use discovery::Discovery;
+use initialisation::Initialisations;
 use journal::Journal;
 use life::{Life, Step};
 pub use roster::DrainScope;
@@ -106,6 +109,13 @@ pub enum Input {
         /// What it found.
         verdict: ProbeVerdict,
     },
+    /// A replay that [`Output::Replay`] started has ended.
+    Replayed {
+        /// To which backend.
+        backend: BackendId,
+        /// How.
+        outcome: Result<(), ReplayFailure>,
+    },
     /// A worker reports.
     Reported(Report),
     /// The operator wants a backend drained, or no longer.
@@ -143,6 +153,8 @@ pub enum Output {
         /// Where it is.
         address: SocketAddr,
     },
+    /// Initialise a backend. Answered by [`Input::Replayed`], always.
+    Replay(Replay),
     /// Give this to every worker.
     Publish(Arc<Snapshot>),
     /// Say this.
@@ -156,6 +168,7 @@ pub enum Output {
 pub struct Plane {
     discovery: Discovery,
     roster: Roster,
+    initialisations: Initialisations,
     life: Life,
     journal: Journal,
     rng: Rng,
@@ -181,6 +194,7 @@ impl Plane {
         let mut plane = Self {
             discovery: Discovery::new(&settings.targets, settings.refresh, now),
             roster: Roster::new(settings.workers, settings.health, settings.outliers),
+            initialisations: Initialisations::default(),
             life: Life::new(settings.drain),
             journal: Journal::default(),
             rng: Rng::new(seed),
@@ -214,7 +228,12 @@ impl Plane {
             Input::Probed { backend, verdict } => {
                 self.roster.probed(backend, verdict, now, &mut self.rng, &mut self.journal);
             }
-            Input::Reported(report) => self.reported(&report, now),
+            Input::Replayed { backend, outcome } => {
+                let journal = &mut self.journal;
+                self.is_unpublished |=
+                    self.initialisations.replayed(backend, outcome, now, journal);
+            }
+            Input::Reported(report) => self.reported(report, now),
             Input::DrainOrdered { backend, order } => {
                 self.roster.order_drain(backend, order, &mut self.journal);
             }
@@ -252,6 +271,7 @@ impl Plane {
         [
             self.discovery.timeout(),
             self.roster.timeout(),
+            self.initialisations.timeout(),
             self.life.timeout(),
             self.roster.next_readmission(),
             self.next_leaving_check,
@@ -273,18 +293,18 @@ impl Plane {
         self.life.is_draining()
     }
 
-    fn reported(&mut self, report: &Report, now: Instant) {
+    fn reported(&mut self, report: Report, now: Instant) {
         match report {
             Report::ConnectFailed(id) => {
-                self.roster.read_outcomes_of(*id, now, &mut self.journal);
+                self.roster.read_outcomes_of(id, now, &mut self.journal);
                 self.discovery.demand(now);
-                if let Some(host) = self.roster.connect_failed(*id, now) {
+                if let Some(host) = self.roster.connect_failed(id, now) {
                     self.discovery.demand_host(&host, now);
                 }
             }
-            Report::Failing(id) => self.roster.read_outcomes_of(*id, now, &mut self.journal),
+            Report::Failing(id) => self.roster.read_outcomes_of(id, now, &mut self.journal),
             Report::InstanceSeen(id, instance) => {
-                self.roster.instance_seen(*id, instance, now, &mut self.journal);
+                self.roster.instance_seen(id, &instance, now, &mut self.journal);
             }
             Report::InstanceUnknown => {
                 self.discovery.demand(now);
@@ -294,6 +314,13 @@ impl Plane {
                     self.next_sweep = now + spacing.max(SWEEP_SPACING_MIN);
                     self.roster.demand_all(now);
                 }
+            }
+            Report::InitializeAnswered(by, initialize) => {
+                self.initialisations.answered(by, *initialize, now);
+            }
+            Report::InitializedReceived { client, request } => {
+                self.initialisations.confirmed(client, request, now, &mut self.journal);
+                self.is_unpublished = true;
             }
         }
     }
@@ -319,6 +346,9 @@ impl Plane {
             }
             while let Some((backend, address)) = self.roster.next_probe(now) {
                 self.journal.outputs.push_back(Output::Probe { backend, address });
+            }
+            while let Some(replay) = self.initialisations.next_replay(now) {
+                self.journal.outputs.push_back(Output::Replay(replay));
             }
         }
         #[cfg(debug_assertions)]
@@ -354,7 +384,7 @@ impl Plane {
         self.is_unpublished |= self.roster.take_changed();
         if self.is_unpublished && now >= self.next_picture {
             self.is_unpublished = false;
-            self.publish();
+            self.publish(now);
         }
         if now >= self.next_picture {
             let backends = u32::try_from(self.roster.len()).unwrap_or(u32::MAX);
@@ -365,12 +395,13 @@ impl Plane {
         }
     }
 
-    fn publish(&mut self) {
+    fn publish(&mut self, now: Instant) {
         self.version = self.version.next();
-        let backends = self.roster.backends();
+        let mut backends = self.roster.backends();
+        let initialisation = self.initialisations.reconcile(&mut backends, now);
         let panic = self.panic_policy.judge(backends.iter());
         let phase = self.life.phase();
-        let snapshot = Snapshot { version: self.version, phase, panic, backends };
+        let snapshot = Snapshot { version: self.version, phase, panic, initialisation, backends };
         let counts = snapshot.health_counts();
         let HealthCounts { total, healthy, usable } = counts;
         if healthy != self.counts.healthy {
@@ -395,6 +426,7 @@ impl Plane {
     fn check_invariants(&self) {
         if self.roster.len().max(self.discovery.len()) <= PROMPT_BACKENDS_MAX {
             self.roster.check_invariants();
+            self.initialisations.check_invariants();
             self.discovery.check_invariants();
         }
     }

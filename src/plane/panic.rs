@@ -54,7 +54,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{BackendId, DrainCause, Hints, Presence, Standing, Weight},
+        model::{BackendId, DrainCause, Hints, Initialisation, Presence, Standing, Weight},
         stats::BackendStats,
     };
 
@@ -77,6 +77,7 @@ mod tests {
                 _ => Standing::Admitted,
             },
             hints: Hints::default(),
+            initialisation: Initialisation::Settled,
             weight: Weight::ONE,
             priority: 0,
             stats: Arc::clone(&stats),

@@ -26,7 +26,10 @@ use crate::{
         HealthMachine, Outcome, Policy, ProbeFailure, ProbeVerdict, Transition,
         outlier::{self, OutlierMachine},
     },
-    model::{Backend, BackendId, DrainCause, Health, Hints, InstanceId, Presence, Rng, Standing},
+    model::{
+        Backend, BackendId, DrainCause, Health, Hints, Initialisation, InstanceId, Presence, Rng,
+        Standing,
+    },
     stats::BackendStats,
 };
 
@@ -172,6 +175,8 @@ impl Roster {
                 draining: None,
                 standing: Standing::Admitted,
                 hints: Hints::default(),
+                // The plane puts it in where a snapshot is made.
+                initialisation: Initialisation::Settled,
                 weight: share.weight,
                 priority: share.priority,
                 stats: Arc::new(BackendStats::new(self.workers)),

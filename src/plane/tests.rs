@@ -18,6 +18,7 @@ struct World {
     events: Vec<PlaneEvent>,
     asked: Vec<(QuestionId, String)>,
     probes: Vec<(BackendId, SocketAddr)>,
+    replays: Vec<Replay>,
     exit: Option<ExitReason>,
 }
 
@@ -87,6 +88,7 @@ impl World {
             events: Vec::new(),
             asked: Vec::new(),
             probes: Vec::new(),
+            replays: Vec::new(),
             exit: None,
         };
         world.collect();
@@ -101,6 +103,7 @@ impl World {
                     self.asked.push((question, format!("{} {}", query.kind, query.name)));
                 }
                 Output::Probe { backend, address } => self.probes.push((backend, address)),
+                Output::Replay(replay) => self.replays.push(replay),
                 Output::Publish(snapshot) => self.snapshots.push(snapshot),
                 Output::Event(event) => self.events.push(event),
                 Output::Exit(reason) => self.exit = Some(reason),

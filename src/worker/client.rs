@@ -15,7 +15,7 @@ use super::{Worker, alarm::Alarm, buffer::Size, crowd::Ticket, http::Request};
 use crate::{
     exchange::{Failure, RequestPlan, Timer, head_falls_behind},
     http1::{HeadScan, LeadingLine},
-    model::{Phase, Trust},
+    model::{BackendId, Phase, Trust},
     sys::{Duplex, Peek, Readiness},
 };
 
@@ -45,6 +45,8 @@ pub(super) struct Client<'a> {
     /// The path of the current request, cut to what is logged. Kept here so that it is allocated
     /// once per connection.
     pub(super) path: Vec<u8>,
+    /// Who has answered the last `initialize` on this connection.
+    pub(super) introduced_to: Option<BackendId>,
     /// The client has closed its sending side.
     pub(super) half_closed: bool,
     /// Nothing more is to be learnt by watching: octets lie unread, or the end has been seen.
@@ -108,6 +110,7 @@ impl<'a> Client<'a> {
             trust: worker.config.trusted_proxies.trust(address.ip()),
             address_text: address.ip().to_canonical().to_string(),
             path: Vec::new(),
+            introduced_to: None,
             half_closed: false,
             watch_is_over: false,
             requests: 0,
@@ -185,6 +188,14 @@ impl<'a> Client<'a> {
                 Received::Draining => return Err(NoHead::Ended),
             }
         }
+    }
+
+    /// Waits a moment for what the current request still lacks, until so many octets have arrived
+    /// with those of its head. Whether they have is for the caller to see.
+    pub(super) async fn gather(&mut self, octets: usize, wait: Duration) {
+        self.alarm.set(Timer::Coalesce, wait);
+        while self.inbox.len() < octets && matches!(self.receive().await, Received::Octets) {}
+        self.alarm.clear(Timer::Coalesce);
     }
 
     /// A head that has begun and not ended counts, and may cost another its place.

@@ -15,6 +15,7 @@ use super::{
     Worker,
     buffer::Size,
     client::{Arrived, Client, NoHead},
+    handshake::{self, Introducing, Patience},
     reach::{Unreached, goes_on, reach_any},
     relay::{self, Delivery, Replay},
     table::{Slot, Tried},
@@ -80,6 +81,8 @@ pub(super) struct Account {
     pub(super) routed: Routed,
     /// The connection ends with the exchange: the client wants it so, or its body is not read.
     closes: bool,
+    /// The client is an orchestrator, and this is part of its handshake.
+    pub(super) introducing: Option<Introducing>,
     /// The client is getting an event stream.
     is_event_stream: bool,
     /// Status that the client got; 0 for none.
@@ -106,6 +109,8 @@ enum Prepared {
     Refuse(Failure),
     /// It names an instance by a name that no instance can have.
     Nobody(String),
+    /// It is worth a moment's wait for the rest of its body: so many octets, head included.
+    Incomplete(usize),
 }
 
 /// What the balancer answers itself without a failure.
@@ -130,17 +135,29 @@ async fn exchange(worker: &Rc<Worker>, client: &mut Client<'_>) -> Fate {
     };
     // Step 3: admit. Synchronous: what borrows from the head does not outlive it.
     let mut account = Account::new(arrived.at);
-    let mut request = match prepare(worker, client, &arrived, &mut account) {
-        Prepared::Forward(request) => request,
-        Prepared::Answer(own) => return answer_own(worker, client, account, own).await,
-        Prepared::Refuse(failure) => {
-            return refuse(worker, client, account, failure, Then::Close, None).await;
-        }
-        Prepared::Nobody(named) => {
-            let failure = Failure::InstanceUnknown;
-            return refuse(worker, client, account, failure, Then::Close, Some(&named)).await;
+    let mut patience = Patience::Left;
+    let mut request = loop {
+        match prepare(worker, client, &arrived, &mut account, patience) {
+            Prepared::Forward(request) => break request,
+            Prepared::Answer(own) => return answer_own(worker, client, account, own).await,
+            Prepared::Refuse(failure) => {
+                return refuse(worker, client, account, failure, Then::Close, None).await;
+            }
+            Prepared::Nobody(named) => {
+                let failure = Failure::InstanceUnknown;
+                return refuse(worker, client, account, failure, Then::Close, Some(&named)).await;
+            }
+            Prepared::Incomplete(octets) => {
+                // Boxed, as its waits would cost every connection room.
+                Box::pin(client.gather(octets, handshake::BODY_WAIT)).await;
+                patience = Patience::Spent;
+            }
         }
     };
+    if let Some(Introducing::Ends(initialized)) = &account.introducing {
+        let settling = handshake::settle(worker, client, initialized.clone());
+        account.in_flight = Box::pin(settling).await;
+    }
     match deliver(worker, client, &mut account, &mut request).await {
         // Step 8: conclude.
         Ok(fate) => {
@@ -193,6 +210,7 @@ fn prepare(
     client: &mut Client<'_>,
     arrived: &Arrived,
     account: &mut Account,
+    patience: Patience,
 ) -> Prepared {
     let mut storage = field_storage();
     let octets = &client.inbox[arrived.head.clone()];
@@ -240,6 +258,10 @@ fn prepare(
         }
         Affinity::Instance(id) => worker.instance_id(id),
     };
+    let lacks = || handshake::lacks(worker, &plan, arrived.head.end, client.inbox.len());
+    if let Some(octets) = lacks().filter(|_| patience == Patience::Left && instance.is_none()) {
+        return Prepared::Incomplete(octets);
+    }
     let mut outgoing = worker.buffers.take(Size::Small);
     if own.is_none() {
         let facts = ClientFacts {
@@ -257,6 +279,10 @@ fn prepare(
     };
     account.bytes_up = (outgoing.len() - head_octets) as u64;
     worker.stats().trailer_fields_dropped.add(u64::from(body.take_dropped()));
+    if body.is_done() && instance.is_none() && own.is_none() {
+        let body = &outgoing[head_octets..];
+        account.introducing = handshake::recognise(worker, client.address, &head, body, &outgoing);
+    }
     account.routed = if instance.is_some() { Routed::Affinity } else { Routed::Balanced };
     client.consume(arrived.head.end + body_octets);
     match own {
@@ -288,7 +314,8 @@ async fn deliver(
     let mut tried = Tried::default();
     let mut attempt = Attempt::first(request.instance.is_some());
     let mut last = None;
-    let mut asks_again = false;
+    // Who has a place already, has it where it must be.
+    let mut asks_again = account.in_flight.is_some();
     loop {
         let freshness = match attempt.needs_fresh_connection() {
             true => Freshness::Fresh,
@@ -490,6 +517,7 @@ impl Account {
             in_flight: None,
             routed: Routed::None,
             closes: false,
+            introducing: None,
             is_event_stream: false,
             status: 0,
             bytes_up: 0,

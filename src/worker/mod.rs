@@ -17,6 +17,7 @@ mod client;
 mod crowd;
 mod door;
 mod driver;
+mod handshake;
 mod http;
 mod outcome;
 mod pool;
@@ -52,7 +53,7 @@ use tracing::{debug, error};
 use crate::{
     balance::Picker,
     config::{Algorithm, Config, Resilience},
-    exchange::{Failure, RetryBudget, Tick},
+    exchange::{Failure, HandshakeReader, RetryBudget, Tick},
     http1::BodyLimits,
     link::{Report, Subscriber},
     model::{InstanceId, Phase},
@@ -141,6 +142,8 @@ struct Worker {
     budget: RefCell<Option<RetryBudget>>,
     waiting: Waiting,
     door: Door,
+    /// Recognises orchestrators that introduce themselves, unless that is switched off.
+    handshakes: Option<HandshakeReader>,
     /// Clients in the middle of a request head.
     crowd: RefCell<Crowd>,
     alarms: Rc<Alarms>,
@@ -262,6 +265,7 @@ async fn live(
         budget: RefCell::new(budget),
         waiting: Waiting::default(),
         door,
+        handshakes: config.initialize_replay.then(HandshakeReader::default),
         crowd: RefCell::new(Crowd::new(heads_max)),
         alarms: Alarms::new(Instant::now()),
         buffers: Buffers::default(),
@@ -422,6 +426,7 @@ mod tests {
             budget: RefCell::default(),
             waiting: Waiting::default(),
             door: Door::new(u64::MAX, None, RandomState::new()),
+            handshakes: None,
             crowd: RefCell::new(Crowd::new(1)),
             alarms: Alarms::new(Instant::now()),
             buffers: Buffers::default(),

@@ -19,6 +19,7 @@ use super::{
     alarm::Alarm,
     buffer::Size,
     client::{Ahead, Client, Departure},
+    handshake::Introducing,
     http::{Account, Request},
     tunnel::{self, Copied},
 };
@@ -306,6 +307,9 @@ where
         let mut head_is_out = false;
         let stray_octets = loop {
             let company = if head_is_out { Company::None } else { Company::Head };
+            if let Some(Introducing::Begins(introduction)) = &mut self.account.introducing {
+                introduction.note(&input);
+            }
             let taken = take_in(&mut plan, input, &mut out, company, self.worker);
             self.account.bytes_down += taken.bytes;
             // While the head is still here, the client can get a proper error.
@@ -313,6 +317,9 @@ where
                 return Err(body_failure(error));
             }
             let done = plan.transfer.is_done();
+            if done {
+                self.introduced(plan.status);
+            }
             let waits = !head_is_out && !done && may_coalesce(&plan);
             if !waits {
                 if !head_is_out {
@@ -385,6 +392,7 @@ where
                             false => Failure::BackendClosed,
                         });
                     }
+                    self.introduced(plan.status);
                     self.account.status = plan.status;
                     self.send_within(std::mem::take(&mut out), write_wait).await?;
                     break false;
@@ -399,6 +407,15 @@ where
 
     fn end_as(&self, ending: Ending) -> Result<(), Failure> {
         self.client.connection.end_as(ending).map_err(|_| Failure::ClientGone)
+    }
+
+    /// The answer has come to its end, and the client has not had all of it.
+    fn introduced(&mut self, status: u16) {
+        if let Some(Introducing::Begins(introduction)) = self.account.introducing.take()
+            && let Some(slot) = self.account.slot()
+        {
+            introduction.answered(self.worker, self.client, slot, status);
+        }
     }
 
     /// Step 8, first half: what becomes of the connections.

@@ -18,7 +18,8 @@ use crate::{
     balance::{Candidates, Picker},
     exchange::Tick,
     model::{
-        Backend, BackendId, Health, HealthCounts, InstanceId, Presence, Rng, Snapshot, Version,
+        Backend, BackendId, Health, HealthCounts, InitialisationProgress, InstanceId, Presence,
+        Rng, Snapshot, Version,
     },
     stats::BackendCell,
 };
@@ -37,6 +38,7 @@ pub(super) struct BackendTable {
     worker: usize,
     version: Version,
     counts: HealthCounts,
+    initialisation: InitialisationProgress,
     entries: Vec<Entry>,
     free: Vec<Slot>,
     by_id: HashMap<BackendId, Slot>,
@@ -163,6 +165,7 @@ impl BackendTable {
             worker,
             version: Version::NONE,
             counts: HealthCounts::default(),
+            initialisation: InitialisationProgress::default(),
             entries: Vec::new(),
             free: Vec::new(),
             by_id: HashMap::new(),
@@ -177,12 +180,28 @@ impl BackendTable {
         self.counts
     }
 
+    /// Version of the snapshot that it shows.
+    pub(super) fn version(&self) -> Version {
+        self.version
+    }
+
+    /// How far the newest initialisation has come.
+    pub(super) fn initialisation(&self) -> InitialisationProgress {
+        self.initialisation
+    }
+
+    /// Where a backend is, if it is still known.
+    pub(super) fn slot_of(&self, id: BackendId) -> Option<Slot> {
+        self.by_id.get(&id).copied()
+    }
+
     /// Takes over a snapshot. Backends that stay keep their slot and their counts. Returns the
     /// slots whose backend is no longer known: nothing idle may be kept for them.
     pub(super) fn apply(&mut self, snapshot: &Snapshot) -> Vec<Slot> {
         debug_assert!(snapshot.version > self.version, "a snapshot older than the table");
         self.version = snapshot.version;
         self.counts = snapshot.health_counts();
+        self.initialisation = snapshot.initialisation;
         for entry in &mut self.entries {
             entry.is_known = false;
         }
@@ -373,7 +392,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{Hints, Panic, Standing, Weight},
+        model::{Hints, Initialisation, Panic, Standing, Weight},
         stats::BackendStats,
     };
 
@@ -387,6 +406,7 @@ mod tests {
             draining: None,
             standing: Standing::Admitted,
             hints: Hints::default(),
+            initialisation: Initialisation::Settled,
             weight: Weight::ONE,
             priority: 0,
             stats: Arc::new(BackendStats::new(1)),

@@ -18,6 +18,7 @@ mod forwarding;
 mod framing;
 mod health_checks;
 mod health_endpoint;
+mod initialize;
 mod interim;
 mod limits;
 mod outliers;

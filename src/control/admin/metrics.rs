@@ -245,6 +245,32 @@ fn discovery_and_health(page: &mut Page, plane: &PlaneCounters) {
     for (reason, count) in Reason::LABELS.iter().zip(plane.ejections) {
         family.sample(&[("reason", reason)], count);
     }
+    let replays = &plane.replays;
+    page.single(
+        "stepflow_lb_initializations_total",
+        "Times that clients initialised a backend in other words than before",
+        Kind::Counter,
+        replays.learned,
+    );
+    let mut family = page.family(
+        "stepflow_lb_initialize_replays_total",
+        "Replays of initialize to backends, by outcome",
+        Kind::Counter,
+    );
+    for (outcome, count) in [
+        ("passed", replays.passed),
+        ("unanswered", replays.unanswered),
+        ("status", replays.status),
+        ("refused", replays.refused),
+    ] {
+        family.sample(&[("outcome", &outcome)], count);
+    }
+    page.single(
+        "stepflow_lb_initialize_excused_total",
+        "Backends that take work although they could not be initialised",
+        Kind::Counter,
+        replays.excused,
+    );
 }
 
 fn exchanges(page: &mut Page, scrape: &Scrape<'_>) {

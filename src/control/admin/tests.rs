@@ -13,7 +13,8 @@ use super::*;
 use crate::{
     config::{Config, Environment, Flags},
     model::{
-        Backend, BackendId, Health, Hints, Phase, Presence, Snapshot, Standing, Version, Weight,
+        Backend, BackendId, Health, Hints, Initialisation, Phase, Presence, Snapshot, Standing,
+        Version, Weight,
     },
     plane::PlaneCounters,
     stats::{BackendStats, WorkerStats},
@@ -43,6 +44,7 @@ fn healthy() -> Snapshot {
         draining: None,
         standing: Standing::Admitted,
         hints: Hints::default(),
+        initialisation: Initialisation::Settled,
         weight: Weight::ONE,
         priority: 0,
         stats: Arc::new(BackendStats::new(1)),

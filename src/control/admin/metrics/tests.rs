@@ -7,7 +7,10 @@ use std::{
 
 use super::*;
 use crate::{
-    model::{BackendId, DrainCause, Health, Hints, InstanceId, Standing, Version, Weight},
+    model::{
+        BackendId, DrainCause, Health, Hints, Initialisation, InstanceId, Standing, Version, Weight,
+    },
+    plane::ReplayCounters,
     stats::BackendStats,
 };
 
@@ -127,6 +130,7 @@ fn backend(id: u64, address: &str, instance: &str) -> Backend {
         draining: None,
         standing: Standing::Admitted,
         hints: Hints::default(),
+        initialisation: Initialisation::Settled,
         weight: Weight::ONE,
         priority: 0,
         stats: Arc::new(BackendStats::new(WORKERS)),
@@ -437,8 +441,16 @@ fn nothing_that_is_counted_is_forgotten() {
         publishes: 300_007,
         ejections: std::array::from_fn(|i| 500_001 + i as u64),
         ejections_withheld: 300_008,
+        replays: ReplayCounters {
+            learned: 300_009,
+            passed: 300_010,
+            unanswered: 300_011,
+            status: 300_012,
+            refused: 300_013,
+            excused: 300_014,
+        },
     };
-    wanted.extend(300_001..=300_008);
+    wanted.extend(300_001..=300_014);
     wanted.extend(plane.probes_failed);
     wanted.extend(plane.ejections);
     let scraped = World { plane, ..world }.scrape();
