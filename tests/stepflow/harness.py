@@ -456,13 +456,18 @@ class Lab:
         instance = instance or f"pod-{serial}-{random.getrandbits(32):08x}"
         return self._add(Worker(f"worker-{serial}", self.directory, host, port, instance))
 
+    def vacant_address(self):
+        """Where a worker can be started later."""
+        return free_addresses(self._host(), 1)[0]
+
     def workers(self, count):
         started = [self.start_worker() for _ in range(count)]
         return [worker.wait_healthy() for worker in started]
 
-    def balancer(self, workers, launcher=(), **options):
-        """Starts the balancer in front of these workers and waits until it has found them all."""
-        upstream = ",".join(worker.label for worker in workers)
+    def balancer(self, workers, launcher=(), later=(), **options):
+        """Starts the balancer in front of these workers and waits until it has found them all.
+        Nobody listens yet at the addresses `later`."""
+        upstream = ",".join([worker.label for worker in workers] + [joined(at) for at in later])
         host = self._host()
         address, metrics = free_addresses(host, 2)
         name = f"balancer-{next(Lab._serial)}"

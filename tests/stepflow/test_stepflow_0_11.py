@@ -1,7 +1,7 @@
 """Real flows with Stepflow 0.11, whose wire differs from that of 0.9.
 
-Blobs are left out: from 0.10 on a worker sends them to an address that it learns from `initialize`,
-and the orchestrator initialises once per URL, so behind any balancer only one worker learns it.
+From 0.10 on a worker sends blobs to an address that it learns from `initialize`, and the orchestrator
+initialises once per URL: behind a balancer that does not replay it, only one worker learns it.
 """
 
 import signal
@@ -47,6 +47,84 @@ def test_subflows_call_back_over_the_stream(stack):
     run = stack.orchestrator.run("/python/subflow", inputs)
     assert run.status == "completed", run.items
     assert [r["nested"] for r in run.results()] == [i["text"] for i in inputs]
+
+
+def blobs(orchestrator, texts):
+    """Runs a flow that stores and fetches blobs, one item per text."""
+    return orchestrator.run("/python/blobs", [{"text": text, "n": 2} for text in texts])
+
+
+def assert_blobs_work_on(run, workers, texts):
+    assert run.status == "completed", run.items
+    assert [r["text"] for r in run.results()] == texts
+    assert all(len(r["blobs"]) == 2 for r in run.results()), run.results()
+    # Every worker has had some.
+    assert set(run.instances) == {w.instance for w in workers}, run.instances
+
+
+TEXTS = [f"Grüße {i} 世界" for i in range(60)]
+
+
+@pytest.mark.balancer
+@pytest.mark.parametrize("driver", STACKS)
+def test_blobs_work_on_every_worker(lab, driver):
+    workers = lab.workers(3)
+    balancer = lab.balancer(workers, STEPFLOW_LB_IO_DRIVER=driver)
+    orchestrator = lab.orchestrator(balancer.url)
+    # From the very first call on: the orchestrator is ready when every worker is initialised.
+    assert_blobs_work_on(blobs(orchestrator, TEXTS), workers, TEXTS)
+    metrics = balancer.metrics()
+    assert metrics.one("stepflow_lb_initializations_total") == 1
+    assert metrics.one("stepflow_lb_initialize_replays_total", outcome="passed") == 2
+    assert metrics.sum("stepflow_lb_initialize_replays_total") == 2
+
+
+@pytest.mark.balancer
+def test_blobs_work_on_a_worker_that_is_added_later_and_on_one_that_restarts(lab):
+    workers = lab.workers(2)
+    vacant = lab.vacant_address()
+    balancer = lab.balancer(workers, later=[vacant], **harness.QUICK_HEALTH)
+    orchestrator = lab.orchestrator(balancer.url)
+    assert_blobs_work_on(blobs(orchestrator, TEXTS), workers, TEXTS)
+    workers.append(lab.start_worker(address=vacant).wait_healthy())
+    balancer.wait_for_backends(3)
+    assert_blobs_work_on(blobs(orchestrator, TEXTS), workers, TEXTS)
+    # Another process at the same address. The orchestrator does not notice, and says nothing.
+    old = workers.pop(0)
+    old.stop()
+    workers.append(lab.start_worker(address=old.address).wait_healthy())
+
+    def is_known():
+        names = {"instance_id": workers[-1].instance}
+        return balancer.metrics().sum("stepflow_lb_backend_health", **names) == 1
+
+    harness.eventually("the new process takes work", is_known, 20)
+    assert_blobs_work_on(blobs(orchestrator, TEXTS), workers, TEXTS)
+
+
+@pytest.mark.balancer
+def test_without_the_replay_blobs_work_on_one_worker_only(lab):
+    # What it is good for. If this fails, Stepflow has changed and the replay may have become needless.
+    workers = lab.workers(3)
+    balancer = lab.balancer(workers, STEPFLOW_LB_INITIALIZE_REPLAY="off")
+    orchestrator = lab.orchestrator(balancer.url)
+    run = blobs(orchestrator, TEXTS)
+    assert run.status == "failed", run.outcomes
+    assert len(run.instances) == 1, run.instances
+    assert "Blob API" in str(run.items), run.items
+
+
+@pytest.mark.balancer
+def test_an_orchestrator_that_starts_again_elsewhere_is_believed(lab):
+    workers = lab.workers(3)
+    balancer = lab.balancer(workers)
+    first = lab.orchestrator(balancer.url)
+    assert_blobs_work_on(blobs(first, TEXTS), workers, TEXTS)
+    # Its port, and so the address of its blobs, is another one, and the old one is gone.
+    first.stop()
+    second = lab.orchestrator(balancer.url)
+    assert_blobs_work_on(blobs(second, TEXTS), workers, TEXTS)
+    assert balancer.metrics().one("stepflow_lb_initializations_total") == 2
 
 
 @pytest.mark.balancer
