@@ -129,15 +129,18 @@ fn a_client_that_leaves_gives_its_place_in_the_queue_up() {
     let long = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n";
     let part = "x".repeat(100_000);
     for (beginning, more) in [(GET, ""), (GET, GET), (long, &part)] {
-        for reset in [false, true] {
+        // Whether it is the first who waits, and whether it leaves with a reset.
+        for (is_first, reset) in [(false, false), (false, true), (true, false), (true, true)] {
             let (backend, balancer, mut running, mut peer) = filled(&[("workers", "1")]);
-            let mut leaving = balancer.connect();
-            leaving.send(beginning);
-            leaving.send(more);
-            wait_for_waiting(&balancer, 1);
-            let mut staying = balancer.connect();
-            staying.send(get("/staying"));
-            wait_for_waiting(&balancer, 2);
+            let [mut leaving, mut staying] = [(); 2].map(|()| balancer.connect());
+            let order = if is_first { [true, false] } else { [false, true] };
+            for (n, leaves) in (1..).zip(order) {
+                match leaves {
+                    true => leaving.send([beginning, more].concat()),
+                    false => staying.send(get("/staying")),
+                }
+                wait_for_waiting(&balancer, n);
+            }
             let began = Instant::now();
             match reset {
                 true => leaving.reset(),
