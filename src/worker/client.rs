@@ -15,7 +15,7 @@ use super::{Worker, alarm::Alarm, buffer::Size, crowd::Ticket, http::Request};
 use crate::{
     exchange::{Failure, RequestPlan, Timer, head_falls_behind},
     http1::{HeadScan, LeadingLine},
-    model::{BackendId, Phase, Trust},
+    model::{Phase, Trust},
     sys::{Duplex, Peek, Readiness},
 };
 
@@ -45,8 +45,6 @@ pub(super) struct Client<'a> {
     /// The path of the current request, cut to what is logged. Kept here so that it is allocated
     /// once per connection.
     pub(super) path: Vec<u8>,
-    /// Who has answered the last `initialize` on this connection.
-    pub(super) introduced_to: Option<BackendId>,
     /// The client has closed its sending side.
     pub(super) half_closed: bool,
     /// Nothing more is to be learnt by watching: octets lie unread, or the end has been seen.
@@ -110,7 +108,6 @@ impl<'a> Client<'a> {
             trust: worker.config.trusted_proxies.trust(address.ip()),
             address_text: address.ip().to_canonical().to_string(),
             path: Vec::new(),
-            introduced_to: None,
             half_closed: false,
             watch_is_over: false,
             requests: 0,

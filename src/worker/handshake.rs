@@ -5,7 +5,9 @@
 //! who is to get a replay in `plane`, and it is sent by the control thread.
 
 use std::{
+    future::Future,
     net::SocketAddr,
+    pin::Pin,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -15,7 +17,7 @@ use crate::{
     exchange::{HANDSHAKE_BYTES_MAX, Handshake, RequestPlan, is_refusal, may_be_handshake},
     http1::RequestHead,
     link::Report,
-    model::{Initialize, Recording},
+    model::{BackendId, Initialize, Recording},
 };
 
 /// Longest that an `initialized` waits for the replays to all other backends. Whoever has not had
@@ -39,17 +41,14 @@ pub(super) enum Patience {
 
 /// A request of an orchestrator that introduces itself.
 pub(super) enum Introducing {
-    /// Its `initialize`.
-    Begins(Box<Introduction>),
+    /// Its `initialize`, and what has come of the answer.
+    Begins { initialize: Box<Initialize>, answer: Vec<u8> },
     /// Its `initialized`.
     Ends(Recording),
 }
 
-/// An `initialize` on its way, and what its answer says.
-pub(super) struct Introduction {
-    initialize: Initialize,
-    answer: Vec<u8>,
-}
+/// A wait that is boxed, because it is rare and every connection would pay for its room.
+type Wait<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// The length of a request that may be one of the two, if it is not all there: worth a moment's
 /// wait.
@@ -64,6 +63,11 @@ pub(super) fn lacks(
     (arrived < octets).then_some(octets)
 }
 
+/// Waits for the rest of it.
+pub(super) fn gather<'a>(client: &'a mut Client<'_>, octets: usize) -> Wait<'a, ()> {
+    Box::pin(client.gather(octets, BODY_WAIT))
+}
+
 /// Looks whether a request whose body is complete is one of the two. `outgoing` is what the backend
 /// gets.
 pub(super) fn recognise(
@@ -72,56 +76,67 @@ pub(super) fn recognise(
     head: &RequestHead<'_>,
     body: &[u8],
     outgoing: &[u8],
-) -> Option<Introducing> {
+) -> Option<Box<Introducing>> {
     let request = || Recording::of(outgoing);
-    Some(match worker.handshakes.as_ref()?.read(head, body)? {
+    Some(Box::new(match worker.handshakes.as_ref()?.read(head, body)? {
         Handshake::Initialized => Introducing::Ends(request()),
         Handshake::Initialize(terms) => {
             let client = client.ip().to_canonical();
-            let initialize = Initialize { client, terms, request: request() };
-            Introducing::Begins(Box::new(Introduction { initialize, answer: Vec::new() }))
+            let initialize = Box::new(Initialize { client, terms, request: request() });
+            Introducing::Begins { initialize, answer: Vec::new() }
         }
-    })
+    }))
 }
 
-impl Introduction {
+impl Introducing {
     /// Notes octets of the answer's body, as far as they may matter.
     pub(super) fn note(&mut self, octets: &[u8]) {
-        let room = HANDSHAKE_BYTES_MAX.saturating_sub(self.answer.len());
-        self.answer.extend_from_slice(&octets[..octets.len().min(room)]);
+        if let Self::Begins { answer, .. } = self {
+            let room = HANDSHAKE_BYTES_MAX.saturating_sub(answer.len());
+            answer.extend_from_slice(&octets[..octets.len().min(room)]);
+        }
     }
 
     /// The answer is complete, and the client has not had the end of it: whatever it does next, the
     /// control thread knows of its `initialize` before.
-    pub(super) fn answered(
-        self,
-        worker: &Worker,
-        client: &mut Client<'_>,
-        slot: Slot,
-        status: u16,
-    ) {
-        if !(200..=299).contains(&status) || is_refusal(&self.answer) {
+    pub(super) fn answered(self, worker: &Worker, client: &Client<'_>, slot: Slot, status: u16) {
+        let Self::Begins { initialize, answer } = self else { return };
+        if !(200..=299).contains(&status) || is_refusal(&answer) {
             return;
         }
         let id = worker.table.borrow().backend(slot).id;
-        client.introduced_to = Some(id);
-        worker.report(Report::InitializeAnswered(id, Box::new(self.initialize)));
+        worker.introduced.set(Some((client.alarm.place(), id)));
+        worker.report(Report::InitializeAnswered(id, initialize));
     }
 }
 
-/// Holds an `initialized` back until nobody waits for a replay any more and every worker knows it,
-/// so that what its client asks next finds every backend initialised. Gives a place on the backend
-/// that has answered the `initialize` before it: nobody else has a use for it.
-pub(super) async fn settle(
-    worker: &Rc<Worker>,
+/// If the request is an `initialized`: holds it back until nobody waits for a replay any more and
+/// every worker knows it, so that what its client asks next finds every backend initialised. Gives
+/// a place on the backend that has answered the `initialize` before it: nobody else has a use for
+/// it.
+pub(super) fn settle<'a>(
+    worker: &'a Rc<Worker>,
     client: &Client<'_>,
-    initialized: Recording,
-) -> Option<InFlight> {
+    introducing: Option<&Introducing>,
+) -> Option<Wait<'a, Option<InFlight>>> {
+    let Introducing::Ends(request) = introducing? else { return None };
+    let report = Report::InitializedReceived {
+        client: client.address.ip().to_canonical(),
+        request: request.clone(),
+    };
+    let place = client.alarm.place();
+    let here = worker.introduced.get().filter(|(at, _)| *at == place).map(|(_, by)| by);
+    if here.is_some() {
+        worker.introduced.set(None);
+    }
+    Some(Box::pin(confirm(worker, report, here)))
+}
+
+/// `here` has answered the `initialize` that came on the same connection.
+async fn confirm(worker: &Rc<Worker>, report: Report, here: Option<BackendId>) -> Option<InFlight> {
     let started = Instant::now();
     let before = worker.table.borrow().initialisation().confirmed;
-    let client_address = client.address.ip().to_canonical();
-    let mut unsent =
-        Some(Report::InitializedReceived { client: client_address, request: initialized });
+    let mut unsent = Some(report);
     let mut pause = LOOK_PAUSE;
     loop {
         // Other reports are hints; this one is tried again.
@@ -135,8 +150,7 @@ pub(super) async fn settle(
             if unsent.is_some() {
                 worker.stats().reports_dropped.add(1);
             }
-            let by =
-                client.introduced_to.or_else(|| progress.answered_by.filter(|_| is_confirmed))?;
+            let by = here.or_else(|| progress.answered_by.filter(|_| is_confirmed))?;
             let slot = worker.table.borrow().slot_of(by)?;
             return Some(InFlight::new(worker, slot));
         }

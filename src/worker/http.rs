@@ -82,7 +82,7 @@ pub(super) struct Account {
     /// The connection ends with the exchange: the client wants it so, or its body is not read.
     closes: bool,
     /// The client is an orchestrator, and this is part of its handshake.
-    pub(super) introducing: Option<Introducing>,
+    pub(super) introducing: Option<Box<Introducing>>,
     /// The client is getting an event stream.
     is_event_stream: bool,
     /// Status that the client got; 0 for none.
@@ -148,15 +148,13 @@ async fn exchange(worker: &Rc<Worker>, client: &mut Client<'_>) -> Fate {
                 return refuse(worker, client, account, failure, Then::Close, Some(&named)).await;
             }
             Prepared::Incomplete(octets) => {
-                // Boxed, as its waits would cost every connection room.
-                Box::pin(client.gather(octets, handshake::BODY_WAIT)).await;
+                handshake::gather(client, octets).await;
                 patience = Patience::Spent;
             }
         }
     };
-    if let Some(Introducing::Ends(initialized)) = &account.introducing {
-        let settling = handshake::settle(worker, client, initialized.clone());
-        account.in_flight = Box::pin(settling).await;
+    if let Some(settling) = handshake::settle(worker, client, account.introducing.as_deref()) {
+        account.in_flight = settling.await;
     }
     match deliver(worker, client, &mut account, &mut request).await {
         // Step 8: conclude.

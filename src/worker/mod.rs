@@ -56,7 +56,7 @@ use crate::{
     exchange::{Failure, HandshakeReader, RetryBudget, Tick},
     http1::BodyLimits,
     link::{Report, Subscriber},
-    model::{InstanceId, Phase},
+    model::{BackendId, InstanceId, Phase},
     stats::WorkerStats,
     sys::{Turns, cpu},
     telemetry::AccessLogger,
@@ -144,6 +144,9 @@ struct Worker {
     door: Door,
     /// Recognises orchestrators that introduce themselves, unless that is switched off.
     handshakes: Option<HandshakeReader>,
+    /// On which connection, by the place of its alarm, an `initialize` was answered last, and who
+    /// did. Here, because nearly no connection has a use for it.
+    introduced: Cell<Option<(u32, BackendId)>>,
     /// Clients in the middle of a request head.
     crowd: RefCell<Crowd>,
     alarms: Rc<Alarms>,
@@ -266,6 +269,7 @@ async fn live(
         waiting: Waiting::default(),
         door,
         handshakes: config.initialize_replay.then(HandshakeReader::default),
+        introduced: Cell::default(),
         crowd: RefCell::new(Crowd::new(heads_max)),
         alarms: Alarms::new(Instant::now()),
         buffers: Buffers::default(),
@@ -427,6 +431,7 @@ mod tests {
             waiting: Waiting::default(),
             door: Door::new(u64::MAX, None, RandomState::new()),
             handshakes: None,
+            introduced: Cell::default(),
             crowd: RefCell::new(Crowd::new(1)),
             alarms: Alarms::new(Instant::now()),
             buffers: Buffers::default(),

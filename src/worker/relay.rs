@@ -19,7 +19,6 @@ use super::{
     alarm::Alarm,
     buffer::Size,
     client::{Ahead, Client, Departure},
-    handshake::Introducing,
     http::{Account, Request},
     tunnel::{self, Copied},
 };
@@ -307,8 +306,8 @@ where
         let mut head_is_out = false;
         let stray_octets = loop {
             let company = if head_is_out { Company::None } else { Company::Head };
-            if let Some(Introducing::Begins(introduction)) = &mut self.account.introducing {
-                introduction.note(&input);
+            if let Some(introducing) = &mut self.account.introducing {
+                introducing.note(&input);
             }
             let taken = take_in(&mut plan, input, &mut out, company, self.worker);
             self.account.bytes_down += taken.bytes;
@@ -411,10 +410,10 @@ where
 
     /// The answer has come to its end, and the client has not had all of it.
     fn introduced(&mut self, status: u16) {
-        if let Some(Introducing::Begins(introduction)) = self.account.introducing.take()
+        if let Some(introducing) = self.account.introducing.take()
             && let Some(slot) = self.account.slot()
         {
-            introduction.answered(self.worker, self.client, slot, status);
+            introducing.answered(self.worker, self.client, slot, status);
         }
     }
 
