@@ -24,7 +24,7 @@ use crate::{
     stats::WorkerStats,
     sys::{cpu, socket},
     telemetry::AccessLogger,
-    worker::{self, ActiveDriver, Fallback, Queues, WorkerParts},
+    worker::{self, ActiveDriver, Fallback, Queues, SharedSessions, WorkerParts},
 };
 
 /// Why the process could not start.
@@ -146,6 +146,14 @@ pub fn start(config: Config, logger: &AccessLogger, signals: Signals) -> Result<
         false => (None, Vec::new()),
     };
     let mut queue_bells = queue_bells.into_iter();
+    let sessions = SharedSessions::new(&config.sessions)
+        .map_err(|source| StartError::System { what: "draw a key for sessions", source })?;
+    if config.sessions.seals() && config.sessions.keys.is_empty() {
+        warn!(
+            "session_keys is not set: the key of this process ends with it, and other replicas \
+             do not have it, so sessions are lost there"
+        );
+    }
     let mut starting = Vec::with_capacity(count);
     for (index, (listener, (subscriber, bell))) in listeners.into_iter().zip(ends).enumerate() {
         starting.push(spawn_worker(WorkerParts {
@@ -161,6 +169,7 @@ pub fn start(config: Config, logger: &AccessLogger, signals: Signals) -> Result<
             connections_max,
             client_hasher: seeds.clone(),
             queues: queues.clone().zip(queue_bells.next()),
+            sessions: sessions.clone(),
         })?);
     }
     let (mut workers, mut drivers) = (Vec::with_capacity(count), Vec::with_capacity(count));

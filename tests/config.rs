@@ -14,7 +14,12 @@ use stepflow_load_balancer::{
         Sources, Timeouts,
     },
     model::{FaultSet, StatusSet, TrustedProxies},
+    session::{self, CookieSpec, Key, LostRules},
 };
+
+/// Two keys for sessions.
+const KEYS: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f,\
+                    ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
 /// What somebody said, in the three places.
 #[derive(Clone, Copy, Default)]
@@ -72,6 +77,15 @@ fn defaults_are_the_documented_ones() {
         trusted_proxies: TrustedProxies::parse("private").unwrap(),
         via: true,
         initialize_replay: true,
+        sessions: session::Settings {
+            instance_header: "Stepflow-Instance-Id".into(),
+            header: None,
+            cookie: None,
+            application_cookie: None,
+            keys: Vec::new(),
+            lost: LostRules::default(),
+            idle: seconds(30 * 60),
+        },
         health: HealthChecks {
             check: HealthCheck::Http,
             path: Some("/health".to_owned()),
@@ -164,6 +178,15 @@ fn every_option_reaches_the_configuration() {
         ("STEPFLOW_LB_TRUSTED_PROXIES", "192.0.2.0/24, ::1"),
         ("STEPFLOW_LB_VIA", "off"),
         ("STEPFLOW_LB_INITIALIZE_REPLAY", "off"),
+        ("STEPFLOW_LB_INSTANCE_HEADER", "X-Pod"),
+        ("STEPFLOW_LB_SESSION_HEADER", "Mcp-Session-Id"),
+        ("STEPFLOW_LB_SESSION_COOKIE", "lb; Secure"),
+        ("STEPFLOW_LB_SESSION_APPLICATION_COOKIE", "SID"),
+        ("STEPFLOW_LB_SESSION_KEYS", KEYS),
+        // The other place for keys: `keys_come_from_one_place_and_are_never_shown`.
+        ("STEPFLOW_LB_SESSION_KEYS_FILE", ""),
+        ("STEPFLOW_LB_SESSION_LOST", "header=503"),
+        ("STEPFLOW_LB_SESSION_IDLE", "23"),
         ("STEPFLOW_LB_HEALTH_CHECK_PATH", "/h?full"),
         ("STEPFLOW_LB_HEALTHY_THRESHOLD", "6"),
         ("STEPFLOW_LB_HEALTH_CHECK", "tcp"),
@@ -241,6 +264,15 @@ fn every_option_reaches_the_configuration() {
         trusted_proxies: TrustedProxies::parse("192.0.2.0/24,::1").unwrap(),
         via: false,
         initialize_replay: false,
+        sessions: session::Settings {
+            instance_header: "X-Pod".into(),
+            header: Some("Mcp-Session-Id".into()),
+            cookie: CookieSpec::parse("lb; Secure").ok(),
+            application_cookie: Some("SID".into()),
+            keys: KEYS.split(',').map(|key| Key::parse(key).unwrap()).collect(),
+            lost: LostRules::parse("header=503").unwrap(),
+            idle: seconds(23),
+        },
         health: HealthChecks {
             check: HealthCheck::Tcp,
             path: Some("/h?full".to_owned()),
@@ -613,6 +645,80 @@ fn the_effective_configuration_names_its_sources_and_can_be_read_back() {
     }
     let again = resolve(Said { file: Some(&text), ..Said::default() }).unwrap();
     assert_eq!(again.config, resolution.config);
+}
+
+#[test]
+fn keys_come_from_one_place_and_are_never_shown() {
+    let path = std::env::temp_dir().join(format!("session-keys-{}", std::process::id()));
+    let file = path.to_str().unwrap();
+    let pair = [("STEPFLOW_LB_SESSION_KEYS_FILE", file)];
+    let said = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        with_upstream(&pair)
+    };
+    let keys = KEYS.replace(',', "\r\n\n# the old one\n  ");
+    let resolution = resolve(Said { environment: &said(&keys), ..Said::default() }).unwrap();
+    let inline = config(&[("STEPFLOW_LB_SESSION_KEYS", KEYS)]);
+    assert_eq!(resolution.config.sessions.keys, inline.sessions.keys);
+    assert_eq!(inline.sessions.keys.len(), 2);
+    // Both places at once.
+    let both = [("STEPFLOW_LB_SESSION_KEYS", KEYS), ("STEPFLOW_LB_SESSION_KEYS_FILE", file)];
+    let both = refusals(&both);
+    assert!(both[0].contains("keys come from one place") && both.len() == 1, "{both:?}");
+    // What is wrong is said without the key.
+    let digits = &KEYS[..64];
+    let wrong = [
+        (digits[1..].to_owned(), "key 1: a key is 64 hexadecimal digits"),
+        (format!("{digits},{digits}"), "key 2: the same key stands there before"),
+        ("5a".repeat(32), "key 1: a key that repeats one octet is no secret"),
+        (",".to_owned(), "these are 0 keys"),
+    ];
+    for (text, reason) in &wrong {
+        let refused = refusals(&[("STEPFLOW_LB_SESSION_KEYS", text)]);
+        let line = &refused[0];
+        assert!(line.contains(reason) && line.contains("STEPFLOW_LB_SESSION_KEYS"), "{line}");
+        assert!(!line.contains("5a5a") && !line.contains("0a0b0c"), "{line}");
+        let in_file = said(&text.replace(',', "\n"));
+        let in_file = problems(Said { environment: &in_file, ..Said::default() });
+        assert!(in_file[0].contains(reason) && in_file[0].contains(file), "{in_file:?}");
+        assert!(!in_file[0].contains("5a5a") && !in_file[0].contains("0a0b0c"), "{in_file:?}");
+    }
+    std::fs::remove_file(&path).unwrap();
+    let missing = refusals(&[("STEPFLOW_LB_SESSION_KEYS_FILE", file)]);
+    assert!(missing[0].contains("cannot read it: No such file"), "{missing:?}");
+    // Nor does the listing show one.
+    let environment = with_upstream(&[("STEPFLOW_LB_SESSION_KEYS", KEYS)]);
+    let resolution = resolve(Said { environment: &environment, ..Said::default() }).unwrap();
+    let listing = format!("{}{:?}", Effective(&resolution), resolution);
+    assert!(!listing.contains("0a0b0c"), "{listing}");
+    let line = "# session_keys is set and not shown # from environment STEPFLOW_LB_SESSION_KEYS";
+    assert!(listing.contains(line), "{listing}");
+}
+
+#[test]
+fn sessions_that_cannot_be_told_apart_are_refused() {
+    let cases: &[(&[(&str, &str)], &str)] = &[
+        (&[("STEPFLOW_LB_SESSION_HEADER", "stepflow-instance-ID")], "one header cannot hold both"),
+        (
+            &[
+                ("STEPFLOW_LB_SESSION_COOKIE", "sid; Path=/"),
+                ("STEPFLOW_LB_SESSION_APPLICATION_COOKIE", "sid"),
+            ],
+            "one cookie cannot be both",
+        ),
+        (&[("STEPFLOW_LB_SESSION_HEADER", "Cookie")], "expected the name of a header"),
+        (&[("STEPFLOW_LB_INSTANCE_HEADER", "X-Forwarded-Instance")], "expected the name of a hea"),
+        (&[("STEPFLOW_LB_SESSION_HEADER", "a b")], "expected the name of a header"),
+        (&[("STEPFLOW_LB_SESSION_COOKIE", "lb; SameSite=None")], "only with Secure"),
+        (&[("STEPFLOW_LB_SESSION_APPLICATION_COOKIE", "a=b")], "expected the name of a cookie"),
+        (&[("STEPFLOW_LB_SESSION_LOST", "header=500")], "\"500\" is none of 503, 404"),
+        (&[("STEPFLOW_LB_SESSION_LOST", "mcp=404")], "\"mcp\" is no kind of session"),
+        (&[("STEPFLOW_LB_SESSION_IDLE", "500ms")], "a duration from 1s to 720h"),
+    ];
+    for (environment, want) in cases {
+        let refused = refusals(environment);
+        assert!(refused.len() == 1 && refused[0].contains(want), "{refused:?}");
+    }
 }
 
 /// `key = value` lines of the manual, commented out or not, as TOML.

@@ -10,8 +10,8 @@ use stepflow_load_balancer::{
         write_response,
     },
     http1::{
-        Coding, FIELDS_MAX, Framing, LeadingLine, Method, ResponseHead, Version, field_storage,
-        parse_request, parse_response,
+        Coding, Edits, FIELDS_MAX, Framing, LeadingLine, Method, ResponseHead, Version,
+        field_storage, parse_request, parse_response,
     },
 };
 
@@ -91,7 +91,7 @@ fn relay(
     assert!(plan.then != Then::Tunnel || (request.upgrade && head.status == 101), "{shown}");
     assert!(interims < 32 || head.status >= 200 || plan.then == Then::Tunnel, "{shown}");
     let mut out = Vec::new();
-    write_response(&mut out, &head, request, &plan, closes, routed);
+    write_response(&mut out, &head, request, &plan, closes, routed, &Edits::NONE);
     let again = naive::head(&out).unwrap_or_else(|| panic!("no head: {}", out.escape_ascii()));
     same_message(&naive, &again, &head, &out);
     let framing = framing_for_client(request, head.status, &again.fields);

@@ -11,7 +11,10 @@ use super::{
     AccessLog, Algorithm, Config, Dns, EjectionEnds, HealthCheck, HealthChecks, IoDriver, Limits,
     Log, LogDestination, LogFormat, Outliers, PanicMode, PanicScope, Resilience, Timeouts,
 };
-use crate::model::{FaultSet, StatusSet, TrustedProxies};
+use crate::{
+    model::{FaultSet, StatusSet, TrustedProxies},
+    session,
+};
 
 /// A configuration while its options are being read.
 ///
@@ -29,6 +32,10 @@ pub(super) struct Draft {
     pub(super) other_log_level: &'static str,
     /// Directives that replace the two levels.
     pub(super) rust_log: Option<String>,
+    /// Keys of sessions, as the option has them.
+    pub(super) session_keys: Vec<session::Key>,
+    /// Keys of sessions, as their file has them.
+    pub(super) session_keys_of_file: Option<Vec<session::Key>>,
     /// Whether lines are to go to [`Draft::log_file`].
     pub(super) log_to_file: bool,
     /// The file.
@@ -50,6 +57,15 @@ impl Draft {
             trusted_proxies: TrustedProxies::default(),
             via: false,
             initialize_replay: false,
+            sessions: session::Settings {
+                instance_header: session::Settings::INSTANCE_HEADER.into(),
+                header: None,
+                cookie: None,
+                application_cookie: None,
+                keys: Vec::new(),
+                lost: session::LostRules::default(),
+                idle: Duration::ZERO,
+            },
             health: HealthChecks {
                 check: HealthCheck::Off,
                 path: None,
@@ -133,6 +149,8 @@ impl Draft {
             log_level: "off",
             other_log_level: "off",
             rust_log: None,
+            session_keys: Vec::new(),
+            session_keys_of_file: None,
             log_to_file: false,
             log_file: None,
         }

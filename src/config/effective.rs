@@ -21,6 +21,15 @@ impl fmt::Display for Effective<'_> {
                 writeln!(f, "\n# {group}")?;
             }
             let Written { setting, text, source } = written;
+            if setting.is_secret() && !text.is_empty() {
+                writeln!(
+                    f,
+                    "# {} is set and not shown # from {}",
+                    setting.key,
+                    source.of(setting)
+                )?;
+                continue;
+            }
             match source {
                 Source::Default => writeln!(f, "{} = {} # default", setting.key, Scalar(text))?,
                 Source::Implied(_) => {

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, ffi::OsString};
 use super::{
     error::{Problem, Warning},
     nearest::nearest,
-    options::{INERT, OUR_PREFIX, SETTINGS, Setting},
+    options::{INERT, NOT_SHOWN, OUR_PREFIX, SETTINGS, Setting},
 };
 
 /// Names and values.
@@ -35,6 +35,9 @@ impl Environment {
         };
         match value.to_str() {
             Some(text) => Ok(Some(text.trim()).filter(|text| !text.is_empty())),
+            None if setting.is_secret() => {
+                Err(Problem::NotUnicode { setting, value: NOT_SHOWN.to_owned() })
+            }
             None => Err(Problem::NotUnicode { setting, value: format!("{value:?}") }),
         }
     }

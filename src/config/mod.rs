@@ -35,7 +35,10 @@ use std::{
     time::Duration,
 };
 
-use crate::model::{FaultSet, StatusSet, Target, TrustedProxies};
+use crate::{
+    model::{FaultSet, StatusSet, Target, TrustedProxies},
+    session,
+};
 
 /// Everything the process was told, validated. Plain data: nothing in it can be wrong any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +63,8 @@ pub struct Config {
     pub via: bool,
     /// What an orchestrator's `initialize` says reaches every backend.
     pub initialize_replay: bool,
+    /// How requests tell their session.
+    pub sessions: session::Settings,
     /// Active health checks.
     pub health: HealthChecks,
     /// Ejections by the outcomes of requests.

@@ -5,7 +5,7 @@
 //! messages, the search for unknown names and the test of `config/example.toml` all read this
 //! table. It is longer than other files because a table is best read in one piece.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use super::{
     AccessLog, Algorithm, EjectionEnds, HealthCheck, IoDriver, LogFormat, PanicScope,
@@ -15,7 +15,10 @@ use super::{
         Refusal, SERVER_LIST,
     },
 };
-use crate::model::{FaultSet, StatusSet, Target, TrustedProxies};
+use crate::{
+    model::{FaultSet, StatusSet, Target, TrustedProxies},
+    session,
+};
 
 /// One option.
 #[derive(Debug)]
@@ -45,6 +48,9 @@ pub const ADMIN_ADDRESS_DEFAULT: &str = "127.0.0.1:9901";
 
 /// Prefix of the variables that are ours alone.
 pub const OUR_PREFIX: &str = "STEPFLOW_LB_";
+
+/// What stands where a secret was.
+pub(super) const NOT_SHOWN: &str = "(not shown)";
 
 /// Levels from the quietest to the loudest.
 pub(super) const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -178,6 +184,125 @@ pub static SETTINGS: &[Setting] = &[
         apply: |draft, text| {
             let words = [("on", true), ("off", false)];
             units::word(text, &words).map(|on| draft.config.initialize_replay = on)
+        },
+    },
+    Setting {
+        key: "instance_header",
+        flag: "instance-header",
+        environment: "STEPFLOW_LB_INSTANCE_HEADER",
+        default: session::Settings::INSTANCE_HEADER,
+        accepted: HEADER_NAME,
+        help: "Header in which requests and responses name an instance",
+        group: "Sessions",
+        apply: |draft, text| {
+            header_name(text).map(|name| draft.config.sessions.instance_header = name)
+        },
+    },
+    Setting {
+        key: "session_header",
+        flag: "session-header",
+        environment: "STEPFLOW_LB_SESSION_HEADER",
+        default: "",
+        accepted: HEADER_NAME,
+        help: "Header in which backends give session ids, such as Mcp-Session-Id",
+        group: "Sessions",
+        apply: |draft, text| {
+            header_name(text).map(|name| draft.config.sessions.header = Some(name))
+        },
+    },
+    Setting {
+        key: "session_cookie",
+        flag: "session-cookie",
+        environment: "STEPFLOW_LB_SESSION_COOKIE",
+        default: "",
+        accepted: "NAME, or NAME; with attributes as in Set-Cookie: Path, Domain, Max-Age, SameSite, Secure, HttpOnly, Partitioned",
+        help: "Cookie that the balancer sets to keep a client on its backend",
+        group: "Sessions",
+        apply: |draft, text| {
+            let spec = session::CookieSpec::parse(text);
+            let spec = spec.map_err(|error| Refusal::Because(error.to_string()))?;
+            draft.config.sessions.cookie = Some(spec);
+            Ok(())
+        },
+    },
+    Setting {
+        key: "session_application_cookie",
+        flag: "session-application-cookie",
+        environment: "STEPFLOW_LB_SESSION_APPLICATION_COOKIE",
+        default: "",
+        accepted: "the name of a cookie",
+        help: "Cookie in which backends give session ids",
+        group: "Sessions",
+        apply: |draft, text| {
+            if !session::is_cookie_name(text) {
+                return Err(Refusal::Form);
+            }
+            draft.config.sessions.application_cookie = Some(text.into());
+            Ok(())
+        },
+    },
+    Setting {
+        key: "session_keys",
+        flag: "session-keys",
+        environment: "STEPFLOW_LB_SESSION_KEYS",
+        default: "",
+        accepted: SESSION_KEYS,
+        help: "Keys that seal sessions, shared by all replicas; the first seals, all open",
+        group: "Sessions",
+        apply: |draft, text| {
+            let keys = text.split([',', ' ', '\t', '\r', '\n']).filter(|key| !key.is_empty());
+            session_keys(keys).map(|keys| draft.session_keys = keys)
+        },
+    },
+    Setting {
+        key: "session_keys_file",
+        flag: "session-keys-file",
+        environment: "STEPFLOW_LB_SESSION_KEYS_FILE",
+        default: "",
+        accepted: "the path of a file with one key a line, 64 hexadecimal digits each",
+        help: "File with the keys, one a line",
+        group: "Sessions",
+        apply: |draft, text| {
+            let because =
+                |error: std::io::Error| Refusal::Because(format!("cannot read it: {error}"));
+            let content = std::fs::read_to_string(text).map_err(because)?;
+            let lines = content.lines().map(str::trim);
+            let keys =
+                session_keys(lines.filter(|line| !line.is_empty() && !line.starts_with('#')))?;
+            draft.session_keys_of_file = Some(keys);
+            Ok(())
+        },
+    },
+    Setting {
+        key: "session_lost",
+        flag: "session-lost",
+        environment: "STEPFLOW_LB_SESSION_LOST",
+        default: "auto",
+        accepted: "auto; 503, 404 or rebalance; or kind=word with commas between, kinds being instance, header, application_cookie and cookie",
+        help: "What a request gets whose session's instance is gone",
+        group: "Sessions",
+        apply: |draft, text| {
+            let rules = session::LostRules::parse(text);
+            draft.config.sessions.lost =
+                rules.map_err(|error| Refusal::Because(error.to_string()))?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "session_idle",
+        flag: "session-idle",
+        environment: "STEPFLOW_LB_SESSION_IDLE",
+        default: "30m",
+        accepted: "a duration from 1s to 720h, such as 90s, 30m or 12h",
+        help: "How long an unused session counts where new ones are placed",
+        group: "Sessions",
+        apply: |draft, text| {
+            let idle = units::positive_duration(text)?;
+            if !(SESSION_IDLE_MIN..=SESSION_IDLE_MAX).contains(&idle) {
+                return Err(Refusal::Form);
+            }
+            draft.config.sessions.idle = idle;
+            Ok(())
         },
     },
     Setting {
@@ -1022,6 +1147,66 @@ const BODY_BYTES_MAX: usize = 1024 * 1024 * 1024 * 1024;
 /// Longest text that is looked for in a health body.
 const HEALTH_BODY_BYTES_MAX: usize = 256;
 
+/// Shortest and longest times after which a session no longer counts: the clock of the count has
+/// seconds, and half a year of them.
+const SESSION_IDLE_MIN: Duration = Duration::from_secs(1);
+const SESSION_IDLE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// Keys that are tried one after the other at each session.
+const SESSION_KEYS_MAX: usize = 8;
+
+const HEADER_NAME: &str = "the name of a header that HTTP itself has no use for";
+const SESSION_KEYS: &str = "1 to 8 keys of 64 hexadecimal digits each, with commas between";
+
+/// A name that the balancer reads in every request. Those that frame, route or describe a message
+/// have a meaning already.
+fn header_name(text: &str) -> Parsed<Box<str>> {
+    const TAKEN: [&str; 18] = [
+        "accept",
+        "cache-control",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "cookie",
+        "expect",
+        "host",
+        "keep-alive",
+        "max-forwards",
+        "mcp-protocol-version",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+    ];
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let name = text.to_ascii_lowercase();
+    let is_taken = TAKEN.contains(&name.as_str())
+        || ["proxy-", "x-forwarded-"].iter().any(|prefix| name.starts_with(prefix));
+    match text.len() <= 256 && text.bytes().all(is_token) && !is_taken {
+        true => Ok(text.into()),
+        false => Err(Refusal::Form),
+    }
+}
+
+fn session_keys<'a>(texts: impl Iterator<Item = &'a str>) -> Parsed<Vec<session::Key>> {
+    let mut keys = Vec::new();
+    for (number, text) in (1..).zip(texts) {
+        let because = |reason: &str| Refusal::Because(format!("key {number}: {reason}"));
+        let key = session::Key::parse(text).map_err(|error| because(error.reason()))?;
+        if keys.contains(&key) {
+            return Err(because("the same key stands there before"));
+        }
+        keys.push(key);
+    }
+    match keys.len() {
+        1..=SESSION_KEYS_MAX => Ok(keys),
+        number => Err(Refusal::Because(format!("these are {number} keys"))),
+    }
+}
+
 fn head_bytes(text: &str) -> Parsed<usize> {
     units::bytes(text, 1024, 1024 * 1024)
 }
@@ -1037,6 +1222,11 @@ fn log_level(text: &str) -> Parsed<&'static str> {
 }
 
 impl Setting {
+    /// Its value is in no message and no listing.
+    pub fn is_secret(&self) -> bool {
+        self.key == "session_keys"
+    }
+
     /// The option with this key.
     pub(super) fn by_key(key: &str) -> Option<&'static Self> {
         SETTINGS.iter().find(|setting| setting.key == key)

@@ -9,7 +9,7 @@ use super::{
     error::{ConfigError, Problem, Source, Warning, Written},
     file::File,
     flags::Flags,
-    options::{LOG_LEVELS, SETTINGS, Setting},
+    options::{LOG_LEVELS, NOT_SHOWN, SETTINGS, Setting},
     units::Refusal,
 };
 
@@ -53,13 +53,16 @@ impl Sources<'_> {
         let mut problems = Vec::new();
         let mut written = Vec::with_capacity(SETTINGS.len());
         for setting in SETTINGS {
-            let choice = self.choose(setting).unwrap_or_else(|problem| {
+            let mut choice = self.choose(setting).unwrap_or_else(|problem| {
                 problems.push(problem);
                 Written::default_of(setting)
             });
-            if !choice.text.is_empty()
-                && let Err(refusal) = (setting.apply)(&mut draft, &choice.text)
-            {
+            let applied = match choice.text.is_empty() {
+                true => Ok(()),
+                false => (setting.apply)(&mut draft, &choice.text),
+            };
+            choice.hide_secret();
+            if let Err(refusal) = applied {
                 problems.push(invalid(&choice, refusal));
             }
             written.push(choice);
@@ -124,6 +127,13 @@ impl Sources<'_> {
 }
 
 impl Written {
+    /// From here on nobody can show it, in whatever message.
+    fn hide_secret(&mut self) {
+        if self.setting.is_secret() && !self.text.is_empty() {
+            NOT_SHOWN.clone_into(&mut self.text);
+        }
+    }
+
     fn default_of(setting: &'static Setting) -> Self {
         Self { setting, text: setting.default.to_owned(), source: Source::Default }
     }
@@ -188,6 +198,25 @@ fn contradictions(draft: &Draft, written: &[Written]) -> Vec<Problem> {
             "without health checks none can end an ejection",
         ),
         (
+            !draft.session_keys.is_empty() && draft.session_keys_of_file.is_some(),
+            ("session_keys", "session_keys_file"),
+            "keys come from one place, or nobody could tell which is first",
+        ),
+        (
+            config.sessions.header.as_ref().is_some_and(|header| {
+                header.eq_ignore_ascii_case(&config.sessions.instance_header)
+            }),
+            ("instance_header", "session_header"),
+            "one header cannot hold both a name and a session",
+        ),
+        (
+            config.sessions.cookie.as_ref().is_some_and(|spec| {
+                config.sessions.application_cookie.as_deref() == Some(spec.name())
+            }),
+            ("session_cookie", "session_application_cookie"),
+            "one cookie cannot be both the balancer's and the application's",
+        ),
+        (
             file_missing,
             ("log_destination", "log_file"),
             "log lines that go to a file need its path",
@@ -227,6 +256,7 @@ fn finish(mut draft: Draft, written: &mut [Written]) -> Config {
     if health.check == HealthCheck::Http && health.path.is_none() {
         health.check = HealthCheck::Off;
     }
+    draft.config.sessions.keys = draft.session_keys_of_file.unwrap_or(draft.session_keys);
     // Somebody who asks for silence means all of it.
     let loudness = |level: &str| LOG_LEVELS.iter().position(|l| *l == level);
     let other = by_key(written, "other_log_level");

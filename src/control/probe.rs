@@ -211,6 +211,7 @@ mod tests {
     use std::io::{Read, Write};
 
     use super::*;
+    use crate::model::StatusSet;
 
     const PATIENT: Duration = Duration::from_secs(20);
 

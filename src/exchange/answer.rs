@@ -19,6 +19,8 @@ mod code {
     pub(super) const INVALID_REQUEST: i32 = -32600;
     pub(super) const TRANSPORT: i32 = -32300;
     pub(super) const TRANSPORT_CONNECTION: i32 = -32302;
+    /// What the servers of MCP's SDKs say to a session that they do not know.
+    pub(super) const SESSION_NOT_FOUND: i32 = -32001;
 }
 
 /// What an answer is about, beyond the failure itself.
@@ -97,9 +99,10 @@ impl Failure {
 
     fn text_body(self, context: &ErrorContext<'_>) -> Vec<u8> {
         let detail = match self {
-            Self::InstanceUnknown | Self::InstanceUnreachable => {
-                format!(" (instance {:?})", context.instance.unwrap_or_default())
-            }
+            Self::InstanceUnknown | Self::InstanceUnreachable => context
+                .instance
+                .map(|instance| format!(" (instance {instance:?})"))
+                .unwrap_or_default(),
             Self::NoHealthyBackend => {
                 let HealthCounts { total, healthy, .. } = context.backends;
                 format!(" ({total} known, {healthy} healthy)")
@@ -111,9 +114,10 @@ impl Failure {
 
     fn json_rpc_body(self, context: &ErrorContext<'_>) -> Vec<u8> {
         let (code, message) = match self {
-            Self::InstanceUnknown | Self::InstanceUnreachable => {
+            Self::InstanceUnknown | Self::InstanceUnreachable | Self::SessionUnavailable => {
                 (code::TRANSPORT_CONNECTION, "Instance not available")
             }
+            Self::SessionLost => (code::SESSION_NOT_FOUND, "Session not found"),
             Self::NoHealthyBackend => (code::TRANSPORT_CONNECTION, "No healthy backend"),
             Self::QueueFull | Self::QueueTimeout => (code::TRANSPORT, "Every backend is full"),
             // By blame, not by status: 501 and 505 are refusals too, and trying again will not

@@ -167,6 +167,14 @@ failures! {
     InstanceUnknown: Internal, Pick, Some(503), "instance_unknown", "Instance not found in healthy backends";
     /// The named instance is known, and does not accept connections.
     InstanceUnreachable: Upstream, Connect, Some(503), "instance_unreachable", "Instance does not accept connections";
+    /// The request brings two session headers.
+    SessionRepeated: Downstream, Admit, Some(400), "session_repeated", "the session header appears more than once";
+    /// The session's instance is gone, or nobody can tell which it is; the client must begin anew.
+    SessionLost: Internal, Pick, Some(404), "session_lost", "Session not found";
+    /// The same, where the client is to try again.
+    SessionUnavailable: Internal, Pick, Some(503), "session_unavailable", "the session's instance is not there";
+    /// The backend gave an id of a session that is too long to be sealed.
+    SessionIdTooLong: Upstream, Relay, Some(502), "session_id_too_long", "the backend's session id is too long to be sealed";
     /// No backend can take the request.
     NoHealthyBackend: Internal, Pick, Some(503), "no_healthy_backend", "No healthy backend";
     /// Every backend is full, and so is the queue.
@@ -316,7 +324,10 @@ mod tests {
                     assert!(status < 500 || matches!(status, 501 | 505 | 508), "{failure:?}");
                 }
                 (Origin::Upstream | Origin::Internal, Some(status)) => {
-                    assert!((502..=504).contains(&status), "{failure:?}");
+                    // A session that is gone with its instance is nobody's fault, and 404 all the
+                    // same: that is what tells a client to begin anew.
+                    let is_lost = failure == &Failure::SessionLost;
+                    assert!((502..=504).contains(&status) || is_lost, "{failure:?}");
                 }
             }
         }

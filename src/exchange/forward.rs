@@ -8,8 +8,8 @@ use std::cmp::Ordering;
 use super::{Admission, RequestPlan, ResponsePlan, Then};
 use crate::{
     http1::{
-        Coding, FIELDS_MAX, Field, FieldLine, Framing, HeadWriter, RequestHead, ResponseHead,
-        Version, connection_tokens,
+        Coding, Edit, Edits, FIELDS_MAX, Field, FieldLine, Framing, HeadWriter, RequestHead,
+        ResponseHead, Version, connection_tokens,
     },
     model::Trust,
 };
@@ -56,6 +56,9 @@ pub fn write_request(
     let mut kept = Kept::default();
     for (index, line) in (0..=u8::MAX).zip(head.fields) {
         let name = line.name.as_bytes();
+        if write_edited(&mut writer, line, admission.edits.of(index)) {
+            continue;
+        }
         let field = Field::of(name);
         match field {
             Field::Host => {
@@ -212,13 +215,28 @@ fn by_name(a: &[u8], b: &[u8]) -> Ordering {
     a.len().cmp(&b.len()).then_with(|| a.iter().map(lower).cmp(b.iter().map(lower)))
 }
 
+/// Writes a line that is edited. Returns whether it was: what a session needs is decided before,
+/// and no `Connection` line can take it away.
+#[inline]
+fn write_edited(writer: &mut HeadWriter<'_>, line: &FieldLine<'_>, edit: Option<&Edit>) -> bool {
+    let value = match edit {
+        None => return false,
+        Some(Edit::Keep) => line.value,
+        Some(Edit::Value(value)) => value,
+        Some(Edit::Drop) => return true,
+    };
+    writer.field(line.name.as_bytes(), value);
+    true
+}
+
 /// Whether some `Connection` line names this field, and may.
 fn takes_away(listed: Option<&Listed>, index: u8, field: Field) -> bool {
     !field.is_protected() && listed.is_some_and(|listed| listed.contains(index))
 }
 
 /// Appends the head that the client gets. `closes` announces the end of the connection;
-/// `routed_instance` names the instance that the request asked for and reached.
+/// `routed_instance` names the instance that the request asked for and reached; `edits` is what
+/// sessions change.
 pub fn write_response(
     out: &mut Vec<u8>,
     head: &ResponseHead<'_>,
@@ -226,12 +244,16 @@ pub fn write_response(
     plan: &ResponsePlan,
     closes: bool,
     routed_instance: Option<&[u8]>,
+    edits: &Edits,
 ) {
     let mut writer = HeadWriter::response(out, head.status, head.reason);
     let listed = plan.connection_lists_fields.then(|| Listed::among(head.fields));
     let is_final = matches!(plan.then, Then::Relay | Then::Tunnel);
     for (index, line) in (0..=u8::MAX).zip(head.fields) {
         let name = line.name.as_bytes();
+        if write_edited(&mut writer, line, edits.of(index)) {
+            continue;
+        }
         let field = Field::of(name);
         match field {
             // RFC 9110 §8.6: not in 1xx and 204. Elsewhere it is the framing, or describes the
@@ -259,6 +281,9 @@ pub fn write_response(
     }
     if let Some(instance) = routed_instance.filter(|_| is_final) {
         writer.field(b"X-Stepflow-Routed-Instance", instance);
+    }
+    for (name, value) in edits.added() {
+        writer.field(name, value);
     }
     match plan.then {
         Then::Tunnel => {

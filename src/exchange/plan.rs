@@ -2,8 +2,8 @@
 
 use super::{Failure, SELF_NAME};
 use crate::http1::{
-    Coding, Field, Framing, FramingFields, Method, RequestHead, ResponseHead, Target, Transfer,
-    Version, connection_tokens, list_contains, request_framing, response_framing,
+    Coding, Edits, Field, Framing, FramingFields, Method, RequestHead, ResponseHead, Target,
+    Transfer, Version, connection_tokens, list_contains, request_framing, response_framing,
 };
 
 /// Interim responses forwarded per request. 100 and 103 come once or twice; a backend that sends
@@ -72,6 +72,8 @@ pub struct Admission<'a> {
     pub(super) forwards_left: Option<u64>,
     /// The client takes trailers.
     pub(super) takes_trailers: bool,
+    /// What sessions change in the head that goes on. Nothing, as admitted.
+    pub edits: Edits,
 }
 
 /// Who answers a request.
@@ -149,6 +151,7 @@ pub fn admit<'a>(head: &RequestHead<'a>) -> Result<Admission<'a>, Failure> {
         forwards_left: forwards.and_then(|forwards| forwards.checked_sub(1)),
         // HTTP/1.0 has no chunks, and so no place for trailers.
         takes_trailers: seen.takes_trailers && head.version == Version::Http11,
+        edits: Edits::NONE,
     })
 }
 

@@ -2,9 +2,9 @@
 //!
 //! Owns the syntax of HTTP/1.1 messages: where a head ends (`scan`), what it says (`head`), how
 //! long the body is (`framing`), what each octet of a body is (`body`), how a body is handed on
-//! in another coding (`transfer`), which trailers go on (`trailer`), and how heads are written
-//! (`write`). It is the only importer of `httparse`. It does not know routing, retries or
-//! connections.
+//! in another coding (`transfer`), which trailers go on (`trailer`), how heads are written
+//! (`write`), and which lines differ from the head that came (`edits`). It is the only importer of
+//! `httparse`. It does not know routing, retries or connections.
 //!
 //! Invariants
 //! - A step never consumes an octet of the next message.
@@ -16,6 +16,7 @@
 
 mod body;
 mod date;
+mod edits;
 mod field;
 mod framing;
 mod head;
@@ -29,6 +30,7 @@ mod write;
 
 pub use body::{Body, BodyError, BodyLimits, Step};
 pub use date::{CivilDate, HTTP_DATE_BYTES, HttpDate};
+pub use edits::{Edit, Edits};
 pub use field::{Field, connection_tokens, is_token, list_contains};
 pub use framing::{Framing, FramingError, FramingFields, request_framing, response_framing};
 pub use head::{

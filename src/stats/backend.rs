@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use super::{Gauge, OutcomeCell, OutcomeReading, Series};
+use super::{Counter, Gauge, OutcomeCell, OutcomeReading, Series};
 
 /// The counts of one backend: one cell per worker.
 ///
@@ -41,6 +41,12 @@ pub struct BackendCell {
     pub event_streams: Gauge,
     /// How requests have turned out. Untouched while nobody wants to know.
     pub outcomes: OutcomeCell,
+    /// Requests running now that may begin a session, and have not yet.
+    pub sessions_pending: Gauge,
+    /// Sessions that became live.
+    pub sessions_opened: Counter,
+    /// Sessions that are live no more, whoever opened them.
+    pub sessions_closed: Counter,
     // Allocated with the first finished exchange: a backend that a worker never uses costs one
     // cell.
     series: OnceLock<Box<Series>>,
@@ -103,6 +109,23 @@ impl BackendStats {
         debug_assert!(closed.is_ok(), "a connection was closed that nobody had opened");
     }
 
+    /// Sessions live now, on all workers. One may be opened on one worker and closed on another, so
+    /// only the sum means anything.
+    pub fn sessions_live(&self) -> u64 {
+        let sum = |of: fn(&BackendCell) -> &Counter| {
+            self.cells.iter().map(|cell| of(cell).get()).fold(0, u64::wrapping_add)
+        };
+        // Closed first: whatever is counted meanwhile can only make the difference larger.
+        let closed = sum(|cell| &cell.sessions_closed);
+        sum(|cell| &cell.sessions_opened).saturating_sub(closed)
+    }
+
+    /// Sessions live now, and those that may begin any moment.
+    pub fn sessions(&self) -> u64 {
+        let pending: u64 = self.cells.iter().map(|cell| cell.sessions_pending.get()).sum();
+        self.sessions_live() + pending
+    }
+
     /// The finished exchanges of every worker that has any.
     pub fn series(&self) -> impl Iterator<Item = &Series> {
         self.cells.iter().filter_map(|cell| cell.series.get()).map(|series| &**series)
@@ -146,6 +169,18 @@ mod tests {
         stats.close();
         stats.close();
         assert!(stats.open_below(700) && !stats.open_below(700));
+    }
+
+    #[test]
+    fn a_session_may_be_opened_on_one_worker_and_closed_on_another() {
+        let stats = BackendStats::new(2);
+        stats.cell(0).sessions_opened.add(2);
+        stats.cell(1).sessions_closed.add(1);
+        let pending = stats.cell(1).sessions_pending.hold();
+        assert_eq!((stats.sessions_live(), stats.sessions()), (1, 2));
+        drop(pending);
+        stats.cell(1).sessions_closed.add(1);
+        assert_eq!((stats.sessions_live(), stats.sessions()), (0, 0));
     }
 
     #[test]

@@ -3,7 +3,12 @@
 use super::{ClientCounts, Counter, Gauge, Histogram, Series};
 
 /// Places for failure labels; `exchange::FailureKind` asserts that it needs no more.
-pub const FAILURES_MAX: usize = 64;
+pub const FAILURES_MAX: usize = 96;
+
+/// Ways in which a request finds that its session is lost, by label: another process is where its
+/// instance was, nobody is, its instance takes no connections (where the request then goes
+/// elsewhere), or its envelope does not open.
+pub const LOST_REASONS: [&str; 4] = ["restarted", "gone", "unreachable", "forged"];
 
 /// Counts of one worker. Only that worker writes them.
 #[derive(Debug, Default)]
@@ -49,6 +54,14 @@ pub struct WorkerStats {
     pub affinity_requests: Counter,
     /// Of these, requests that reached it.
     pub affinity_hits: Counter,
+    /// Sessions that became live.
+    pub sessions_opened: Counter,
+    /// Sessions that their client or backend ended.
+    pub sessions_ended: Counter,
+    /// Sessions that nobody used for `session_idle`.
+    pub sessions_expired: Counter,
+    /// Requests whose session was lost, in the order of [`LOST_REASONS`].
+    pub sessions_lost: [Counter; LOST_REASONS.len()],
     /// Event streams open now.
     pub event_streams_open: Gauge,
     /// Tunnels open now.

@@ -36,6 +36,14 @@ pub enum Routed {
     Panic,
     /// The request named its instance.
     Affinity,
+    /// Its session told its backend.
+    Session,
+    /// It may begin a session: to the backend with the fewest.
+    SessionBegins,
+    /// Its session was lost, and another backend was chosen.
+    SessionMoved,
+    /// It brings a session that nobody can read.
+    SessionLost,
     /// The balancer answered itself, from one of its own endpoints.
     Own,
     /// It ended before it got that far.
@@ -49,6 +57,10 @@ impl Routed {
             Self::Balanced => "balanced",
             Self::Panic => "panic",
             Self::Affinity => "affinity",
+            Self::Session => "session",
+            Self::SessionBegins => "session_begins",
+            Self::SessionMoved => "session_moved",
+            Self::SessionLost => "session_lost",
             Self::Own => "own",
             Self::None => "none",
         }
@@ -72,6 +84,8 @@ pub struct AccessRecord {
     pub instance: Option<InstanceId>,
     /// How it was found.
     pub routed: Routed,
+    /// What the request is about, where MCP's own fields say so.
+    pub mcp: Option<Box<McpRecord>>,
     /// From the first octet of the request to the last of the response.
     pub duration: Duration,
     /// Octets of the request's body.
@@ -88,12 +102,26 @@ pub struct AccessRecord {
     pub worker: usize,
 }
 
+/// What the fields of MCP say, each made by [`loggable`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct McpRecord {
+    /// `Mcp-Method`.
+    pub method: Option<Box<str>>,
+    /// `Mcp-Name`.
+    pub name: Option<Box<str>>,
+}
+
 /// The path of a request target such that it fits into a line of the log: without the query, which
 /// may hold secrets, no longer than 256 octets, and with everything but visible ASCII escaped.
 pub fn loggable_path(target: &[u8]) -> Box<str> {
-    let path = target.split(|b| *b == b'?').next().unwrap_or_default();
-    let mut text = String::with_capacity(path.len().min(PATH_BYTES_MAX));
-    for (length, octet) in path.iter().enumerate() {
+    loggable(target.split(|b| *b == b'?').next().unwrap_or_default())
+}
+
+/// Octets of a client such that they fit into a line of the log: no longer than 256, and with
+/// everything but visible ASCII escaped.
+pub fn loggable(octets: &[u8]) -> Box<str> {
+    let mut text = String::with_capacity(octets.len().min(PATH_BYTES_MAX));
+    for (length, octet) in octets.iter().enumerate() {
         if length == PATH_BYTES_MAX {
             text.push_str("...");
             break;
@@ -247,19 +275,22 @@ fn emit(record: &AccessRecord) {
     let backend = record.backend.map(display);
     let instance = record.instance.as_ref().map(display);
     let routed = record.routed.label();
+    let mcp = record.mcp.as_deref();
+    let mcp_method = mcp.and_then(|mcp| mcp.method.as_ref()).map(display);
+    let mcp_name = mcp.and_then(|mcp| mcp.name.as_ref()).map(display);
     // Hundredths are as fine as anybody reads.
     let duration_ms = (record.duration.as_secs_f64() * 100_000.0).round() / 100.0;
     match record.failure {
         None => info!(
             target: ACCESS_TARGET,
             method = display(method), %path, status, backend, instance, routed = display(routed),
-            duration_ms, bytes_up, bytes_down, %client, worker,
+            mcp_method, mcp_name, duration_ms, bytes_up, bytes_down, %client, worker,
             "request completed"
         ),
         Some(failure) => warn!(
             target: ACCESS_TARGET,
             method = display(method), %path, status, backend, instance, routed = display(routed),
-            duration_ms, bytes_up, bytes_down, %client, worker,
+            mcp_method, mcp_name, duration_ms, bytes_up, bytes_down, %client, worker,
             failure = display(failure), stage = display(record.stage),
             "request failed"
         ),

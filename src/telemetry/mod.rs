@@ -11,7 +11,10 @@ mod access;
 mod subscriber;
 mod time;
 
-pub use access::{ACCESS_TARGET, AccessLogger, AccessRecord, AccessWriter, Routed, loggable_path};
+pub use access::{
+    ACCESS_TARGET, AccessLogger, AccessRecord, AccessWriter, McpRecord, Routed, loggable,
+    loggable_path,
+};
 pub use subscriber::{TelemetryError, install};
 
 #[cfg(test)]

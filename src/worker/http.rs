@@ -2,11 +2,9 @@
 //! `docs/LIFECYCLE.md`. Steps 7 and 8's pumps are in [`super::relay`].
 
 use std::{
-    future::{Future, poll_fn},
     pin::pin,
     rc::Rc,
-    task::Poll,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use monoio::net::TcpStream;
@@ -16,10 +14,12 @@ use super::{
     buffer::Size,
     client::{Arrived, Client, NoHead},
     handshake::{self, Introducing, Patience},
+    owner::reach_owner,
     reach::{Unreached, goes_on, reach_any},
     relay::{self, Delivery, Replay},
+    sessions::{Pin, Session},
     table::{Slot, Tried},
-    upstream::{self, Checkout, Freshness, InFlight},
+    upstream::{self, Freshness, InFlight},
 };
 use crate::{
     exchange::{
@@ -28,12 +28,11 @@ use crate::{
         fault_of, health_answer, may_retry, write_request,
     },
     http1::{Framing, HttpDate, Method, Transfer, Version, field_storage, parse_request},
-    link::Report,
     model::{InstanceId, Phase},
     session::Affinity,
     stats::{METHODS, StatusKey},
     sys::Duplex,
-    telemetry::{AccessRecord, Routed, loggable_path},
+    telemetry::{AccessRecord, McpRecord, Routed, loggable_path},
 };
 
 // Each method has its place in the counters.
@@ -41,10 +40,6 @@ const _: () = assert!(Method::ALL.len() == METHODS);
 
 /// Octets of a path that are kept for the log.
 const LOGGED_PATH_BYTES_MAX: usize = 256;
-
-/// How long a request waits for an instance that nobody knows yet. A process that has just been
-/// met by another worker is in this worker's table a moment later.
-const UNKNOWN_INSTANCE_WAIT: Duration = Duration::from_millis(250);
 
 /// Serves one client connection to its end.
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: std::net::SocketAddr) {
@@ -83,6 +78,8 @@ pub(super) struct Account {
     closes: bool,
     /// The client is an orchestrator, and this is part of its handshake.
     pub(super) introducing: Option<Box<Introducing>>,
+    /// What MCP's own fields say that it is about.
+    mcp: Option<Box<McpRecord>>,
     /// The client is getting an event stream.
     is_event_stream: bool,
     /// Status that the client got; 0 for none.
@@ -94,13 +91,25 @@ pub(super) struct Account {
 /// A request that is ready to go to a backend. Nothing in it borrows from what was received.
 pub(super) struct Request {
     pub(super) plan: RequestPlan,
-    /// The instance that it must reach.
+    /// The instance that it names.
     pub(super) instance: Option<InstanceId>,
+    /// Its sessions, where there are such. Boxed: most have none.
+    pub(super) session: Option<Box<Session>>,
     /// The head as the backend gets it, and what had arrived of the body.
     pub(super) octets: Vec<u8>,
     /// Follows the part of the body that is still to come. Boxed, because most have none, and what
     /// is in here every connection pays for.
     pub(super) rest: Option<Box<Transfer>>,
+}
+
+impl Request {
+    /// Whom it must reach.
+    pub(super) fn pin(&self) -> Option<Pin<'_>> {
+        match &self.session {
+            Some(session) => session.pin(),
+            None => self.instance.as_ref().map(Pin::Instance),
+        }
+    }
 }
 
 enum Prepared {
@@ -221,7 +230,7 @@ fn prepare(
     account.version = head.version;
     client.path.clear();
     client.path.extend_from_slice(&path[..path.len().min(LOGGED_PATH_BYTES_MAX)]);
-    let admission = match admit(&head) {
+    let mut admission = match admit(&head) {
         Ok(admission) => admission,
         Err(failure) => {
             account.error_format = error_format(&head);
@@ -247,14 +256,21 @@ fn prepare(
         Recipient::Ourselves => Some(Own::Options),
         Recipient::Backend => is_health.then_some(Own::Health),
     };
-    let affinity = Affinity::read(admission.instance);
-    let instance = match affinity {
-        Affinity::Any => None,
-        Affinity::Nobody => {
+    let mut session = None;
+    let instance = match (&worker.sessions, Affinity::read(admission.instance)) {
+        (Some(sessions), _) => match sessions.read(worker, &head, &mut admission) {
+            Ok(read) => {
+                account.mcp = read.mcp();
+                session.insert(Box::new(read)).named_instance()
+            }
+            Err(failure) => return Prepared::Refuse(failure),
+        },
+        (None, Affinity::Any) => None,
+        (None, Affinity::Nobody) => {
             let named = admission.instance.unwrap_or_default();
             return Prepared::Nobody(String::from_utf8_lossy(named).into_owned());
         }
-        Affinity::Instance(id) => worker.instance_id(id),
+        (None, Affinity::Instance(id)) => worker.instance_id(id),
     };
     let lacks = || handshake::lacks(worker, &plan, arrived.head.end, client.inbox.len());
     if let Some(octets) = lacks().filter(|_| patience == Patience::Left && instance.is_none()) {
@@ -281,7 +297,11 @@ fn prepare(
         let body = &outgoing[head_octets..];
         account.introducing = handshake::recognise(worker, client.address, &head, body, &outgoing);
     }
-    account.routed = if instance.is_some() { Routed::Affinity } else { Routed::Balanced };
+    account.routed = match (&session, &instance) {
+        (Some(session), _) => session.routed(),
+        (None, Some(_)) => Routed::Affinity,
+        (None, None) => Routed::Balanced,
+    };
     client.consume(arrived.head.end + body_octets);
     match own {
         Some(own) => {
@@ -292,7 +312,7 @@ fn prepare(
         }
         None => {
             let rest = (!body.is_done()).then(|| Box::new(body));
-            Prepared::Forward(Request { plan, instance, octets: outgoing, rest })
+            Prepared::Forward(Request { plan, instance, session, octets: outgoing, rest })
         }
     }
 }
@@ -309,8 +329,11 @@ async fn deliver(
     if let Some(budget) = &mut *worker.budget.borrow_mut() {
         budget.note_request(worker.alarms.now());
     }
-    let mut tried = Tried::default();
-    let mut attempt = Attempt::first(request.instance.is_some());
+    let mut tried = match &request.session {
+        Some(session) if session.begins() => Tried::for_session(),
+        Some(_) | None => Tried::default(),
+    };
+    let mut attempt = Attempt::first(request.pin().is_some());
     let mut last = None;
     // Who has a place already, has it where it must be.
     let mut asks_again = account.in_flight.is_some();
@@ -321,11 +344,10 @@ async fn deliver(
         };
         // Steps 4 and 5: pick and connect.
         let (slot, checkout) = {
-            let reached = match &request.instance {
+            let reached = match request.pin() {
                 Some(_) => {
                     // Boxed: its waits would cost every connection room.
-                    let reach = reach_instance(worker, client, account, request, freshness);
-                    Box::pin(reach).await.map_err(Unreached::Failed)
+                    Box::pin(reach_owner(worker, client, account, request, freshness)).await
                 }
                 None => {
                     let place = if asks_again { account.in_flight.take() } else { None };
@@ -336,6 +358,11 @@ async fn deliver(
                 Ok(reached) => reached,
                 Err(Unreached::Nobody) => {
                     return Err(undelivered(last.unwrap_or(Failure::NoHealthyBackend)));
+                }
+                Err(Unreached::Moves) => {
+                    attempt.pinned = false;
+                    tried = Tried::for_session();
+                    continue;
                 }
                 Err(Unreached::Failed(failure)) => return Err(undelivered(failure)),
                 Err(Unreached::Unconnected(slot, failure)) => {
@@ -379,60 +406,6 @@ async fn deliver(
                 attempt = attempt.after(verdict);
             }
         }
-    }
-}
-
-/// Steps 4 and 5 for a request that names its instance: no other backend will do, so it is worth
-/// some patience. An instance whose connects fail is tried again until `instance_retry` has passed;
-/// one that nobody knows may be in the snapshot that is on its way.
-async fn reach_instance(
-    worker: &Rc<Worker>,
-    client: &mut Client<'_>,
-    account: &mut Account,
-    request: &Request,
-    freshness: Freshness,
-) -> Result<(Slot, Checkout), Failure> {
-    let instance = request.instance.as_ref().map_or("", InstanceId::as_str);
-    worker.stats().affinity_requests.add(1);
-    let started = Instant::now();
-    let mut reported = false;
-    let mut pause = Duration::from_millis(10);
-    loop {
-        let found = worker.table.borrow().instance(instance);
-        let (failure, patience) = match found {
-            Some(slot) => {
-                account.in_flight = Some(InFlight::new(worker, slot));
-                match upstream::checkout(worker, client, request, slot, freshness).await {
-                    Ok(checkout) => {
-                        worker.stats().affinity_hits.add(1);
-                        return Ok((slot, checkout));
-                    }
-                    Err(
-                        failure @ (Failure::DescriptorsExhausted
-                        | Failure::ClientGone
-                        | Failure::RequestTruncated),
-                    ) => return Err(failure),
-                    Err(_) => (Failure::InstanceUnreachable, worker.config.timeouts.instance_retry),
-                }
-            }
-            None => {
-                if !reported {
-                    worker.report(Report::InstanceUnknown);
-                    reported = true;
-                }
-                (Failure::InstanceUnknown, UNKNOWN_INSTANCE_WAIT)
-            }
-        };
-        if started.elapsed() >= patience {
-            return Err(failure);
-        }
-        let mut sleeping = pin!(monoio::time::sleep(pause));
-        poll_fn(|cx| match client.poll_gone(cx, request) {
-            Poll::Ready(failure) => Poll::Ready(Err(failure)),
-            Poll::Pending => sleeping.as_mut().poll(cx).map(Ok),
-        })
-        .await?;
-        pause = (pause * 2).min(Duration::from_millis(200));
     }
 }
 
@@ -516,6 +489,7 @@ impl Account {
             routed: Routed::None,
             closes: false,
             introducing: None,
+            mcp: None,
             is_event_stream: false,
             status: 0,
             bytes_up: 0,
@@ -568,6 +542,7 @@ impl Account {
             backend: backend.map(|backend| backend.address),
             instance: backend.and_then(|backend| backend.instance.clone()),
             routed: self.routed,
+            mcp: self.mcp,
             duration,
             bytes_up: self.bytes_up,
             bytes_down: self.bytes_down,

@@ -20,10 +20,12 @@ mod driver;
 mod handshake;
 mod http;
 mod outcome;
+mod owner;
 mod pool;
 mod queue;
 mod reach;
 mod relay;
+mod sessions;
 mod table;
 mod tunnel;
 mod upstream;
@@ -48,6 +50,7 @@ pub use driver::{ActiveDriver, Fallback};
 use monoio::io::AsyncReadRent;
 use pin_project_lite::pin_project;
 pub use queue::Queues;
+pub use sessions::SharedSessions;
 use tracing::{debug, error};
 
 use crate::{
@@ -67,6 +70,7 @@ use crowd::Crowd;
 use door::{Door, Guest};
 use pool::Pool;
 use queue::Queue;
+use sessions::Sessions;
 use table::BackendTable;
 use upstream::{Bounds, Upstream};
 use waiting::Waiting;
@@ -98,6 +102,8 @@ pub struct WorkerParts {
     /// The queues of all workers, and what rings when this one should look at its own. Only where
     /// backends can be full ([`can_be_full`]).
     pub queues: Option<(Arc<Queues>, std::os::unix::net::UnixStream)>,
+    /// Sessions, if there are any.
+    pub sessions: Option<SharedSessions>,
 }
 
 /// Whether requests may have to wait for a backend that has room.
@@ -111,7 +117,7 @@ pub fn can_be_full(config: &Config) -> bool {
 /// kernel has granted a driver.
 ///
 /// # Errors
-/// When no driver can be had, or no descriptors.
+/// When no driver can be had, or no descriptors, or no random octets for sessions.
 pub fn run(
     parts: WorkerParts,
     started: impl FnOnce(ActiveDriver, Vec<Fallback>),
@@ -122,9 +128,11 @@ pub fn run(
         debug!(worker = parts.index, "the kernel did not pin this worker to its CPU");
     }
     let turns = Turns::new()?;
+    let sessions = parts.sessions.clone().map(|shared| Sessions::new(shared, parts.index));
+    let sessions = sessions.transpose()?;
     driver::run_on(parts.config.io_driver, |active, fallbacks| {
         started(active, fallbacks);
-        live(parts, active, turns)
+        live(parts, active, turns, sessions)
     })
 }
 
@@ -149,6 +157,7 @@ struct Worker {
     introduced: Cell<Option<(u32, BackendId)>>,
     /// Clients in the middle of a request head.
     crowd: RefCell<Crowd>,
+    sessions: Option<Sessions>,
     alarms: Rc<Alarms>,
     buffers: Buffers,
     turns: Rc<Turns>,
@@ -240,6 +249,7 @@ async fn live(
     parts: WorkerParts,
     driver: ActiveDriver,
     (turns, turns_bell): (Rc<Turns>, std::os::unix::net::UnixStream),
+    sessions: Option<Sessions>,
 ) {
     let WorkerParts { index, config, listener, subscriber, bell, stats, logger, seed, .. } = parts;
     let (bounds, queue_bell) = match parts.queues {
@@ -271,6 +281,7 @@ async fn live(
         handshakes: config.initialize_replay.then(HandshakeReader::default),
         introduced: Cell::default(),
         crowd: RefCell::new(Crowd::new(heads_max)),
+        sessions,
         alarms: Alarms::new(Instant::now()),
         buffers: Buffers::default(),
         turns,
@@ -351,6 +362,9 @@ async fn tick(worker: Rc<Worker>) {
         monoio::time::sleep(Tick::LENGTH).await;
         worker.alarms.walk(Instant::now());
         worker.door.expire(worker.alarms.now());
+        if let Some(sessions) = &worker.sessions {
+            sessions.sweep(&worker, Tick::LENGTH);
+        }
         let mut pool = worker.pool.borrow_mut();
         if pool.len() > 0 {
             pool.expire(worker.alarms.now());
@@ -433,6 +447,7 @@ mod tests {
             handshakes: None,
             introduced: Cell::default(),
             crowd: RefCell::new(Crowd::new(1)),
+            sessions: None,
             alarms: Alarms::new(Instant::now()),
             buffers: Buffers::default(),
             turns: Turns::new().unwrap().0,

@@ -22,6 +22,8 @@ pub(super) enum Unreached {
     Nobody,
     /// It gets none.
     Failed(Failure),
+    /// Not to the backend that has its session; any other may do.
+    Moves,
     /// Not to this backend; another one may do.
     Unconnected(Slot, Failure),
 }
@@ -59,6 +61,9 @@ pub(super) async fn reach_any(
     let is_sound = worker.table.borrow().backend(slot).takes_new_work();
     account.routed = if is_sound { Routed::Balanced } else { Routed::Panic };
     account.in_flight = Some(in_flight);
+    if let Some(session) = &request.session {
+        session.place(slot);
+    }
     let opened = upstream::open(worker, client, request, slot, opening, freshness).await;
     opened.map(|checkout| (slot, checkout)).map_err(|e| Unreached::Unconnected(slot, e))
 }
@@ -79,7 +84,7 @@ pub(super) fn goes_on(
                 return false;
             }
             // A backend too busy to answer a handshake in time is still better than none.
-            *tried = Tried::default();
+            tried.forget();
         }
     }
     verdict != Retry::GiveUp && worker.may_try_again()

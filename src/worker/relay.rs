@@ -28,7 +28,7 @@ use crate::{
         plan_response, write_response,
     },
     http1::{
-        BodyError, BodyLimits, Field, HeadScan, LeadingLine, Transfer, field_storage,
+        BodyError, BodyLimits, Edits, Field, HeadScan, LeadingLine, Transfer, field_storage,
         parse_response,
     },
     link::Report,
@@ -255,14 +255,19 @@ where
             self.worker.note_answer(slot, plan.status);
         }
         if plan.then == Then::Relay {
-            let named = |line: &&_| names_instance(line);
+            let named = |line: &&_| names_instance(self.worker, line);
             if let Some(line) = head.fields.iter().find(named) {
                 self.learn_instance(line.value);
             }
         }
         let closes = self.client.must_close(&request.plan);
         let routed = request.instance.as_ref().map(|instance| instance.as_bytes());
-        write_response(out, &head, &request.plan, &plan, closes, routed);
+        let is_final = matches!(plan.then, Then::Relay | Then::Tunnel);
+        let edits = match (&request.session, self.account.slot()) {
+            (Some(session), Some(slot)) if is_final => session.answer(slot, &head)?,
+            _ => Edits::NONE,
+        };
+        write_response(out, &head, &request.plan, &plan, closes, routed, &edits);
         Ok(plan)
     }
 
@@ -636,8 +641,11 @@ fn may_coalesce(plan: &ResponsePlan) -> bool {
     plan.flush == Flush::Coalesce && plan.body_bytes.is_some_and(|n| n <= COALESCED_BYTES_MAX)
 }
 
-fn names_instance(line: &crate::http1::FieldLine<'_>) -> bool {
-    Field::of(line.name.as_bytes()) == Field::StepflowInstanceId
+fn names_instance(worker: &Worker, line: &crate::http1::FieldLine<'_>) -> bool {
+    match &worker.sessions {
+        Some(sessions) => sessions.rules().names_instance(line.name),
+        None => Field::of(line.name.as_bytes()) == Field::StepflowInstanceId,
+    }
 }
 
 /// What else is about to be sent.

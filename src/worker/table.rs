@@ -11,6 +11,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     sync::atomic::{Ordering::SeqCst, fence},
 };
 
@@ -21,7 +22,7 @@ use crate::{
         Backend, BackendId, Health, HealthCounts, InitialisationProgress, InstanceId, Presence,
         Rng, Snapshot, Version,
     },
-    stats::BackendCell,
+    stats::{BackendCell, BackendStats},
 };
 
 /// Index of a backend in one worker's table.
@@ -43,6 +44,8 @@ pub(super) struct BackendTable {
     free: Vec<Slot>,
     by_id: HashMap<BackendId, Slot>,
     by_instance: HashMap<InstanceId, Slot>,
+    /// Those that have told no instance: they are known by where they are.
+    nameless: HashMap<SocketAddr, Slot>,
     /// Those that may take new work: healthy, present, and of the best priority that has any.
     eligible: Vec<Slot>,
     picker: Picker,
@@ -76,9 +79,21 @@ impl Entry {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tried {
     slots: [Option<Slot>; 4],
+    /// The request may begin a session, which counts against the backend that gets it.
+    begins_session: bool,
 }
 
 impl Tried {
+    /// Nobody, for a request that may begin a session.
+    pub(super) fn for_session() -> Self {
+        Self { begins_session: true, ..Self::default() }
+    }
+
+    /// All of them may be asked again.
+    pub(super) fn forget(&mut self) {
+        self.slots = Default::default();
+    }
+
     /// Notes a backend. More than four are not tried per request (`exchange::may_retry`).
     pub(super) fn note(&mut self, slot: Slot) {
         if let Some(place) = self.slots.iter_mut().find(|place| place.is_none()) {
@@ -100,6 +115,8 @@ struct View<'a> {
     now: Option<Tick>,
     /// Backends that have no room are excluded too.
     room: Option<Room<'a>>,
+    /// Backends with relatively more sessions than this one are excluded as well.
+    fewest: Option<Sessions>,
 }
 
 /// What makes a backend full.
@@ -120,9 +137,35 @@ impl Room<'_> {
     }
 }
 
+/// Sessions of a backend and its weight.
+#[derive(Clone, Copy)]
+struct Sessions {
+    count: u64,
+    weight: u16,
+}
+
+impl Sessions {
+    fn of(backend: &Backend) -> Self {
+        Self { count: backend.stats.sessions(), weight: backend.weight.get() }
+    }
+
+    /// Whether it has more for its weight.
+    fn exceeds(self, other: Self) -> bool {
+        let scaled = |count: u64, weight: u16| u128::from(count) * u128::from(weight);
+        scaled(self.count, other.weight) > scaled(other.count, self.weight)
+    }
+}
+
 impl View<'_> {
     fn entry(&self, candidate: usize) -> &Entry {
         &self.entries[self.eligible[candidate].0 as usize]
+    }
+
+    /// The fewest sessions for its weight that any candidate has which is not excluded.
+    fn fewest_sessions(&self) -> Option<Sessions> {
+        let candidates = (0..self.count()).filter(|candidate| !self.is_excluded(*candidate));
+        let sessions = candidates.map(|candidate| Sessions::of(&self.entry(candidate).backend));
+        sessions.reduce(|best, other| if best.exceeds(other) { other } else { best })
     }
 }
 
@@ -148,6 +191,9 @@ impl Candidates for View<'_> {
             || self.room.is_some_and(|room| {
                 room.is_full(self.eligible[candidate], &self.entry(candidate).backend)
             })
+            || self
+                .fewest
+                .is_some_and(|fewest| Sessions::of(&self.entry(candidate).backend).exceeds(fewest))
     }
 }
 
@@ -170,6 +216,7 @@ impl BackendTable {
             free: Vec::new(),
             by_id: HashMap::new(),
             by_instance: HashMap::new(),
+            nameless: HashMap::new(),
             eligible: Vec::new(),
             picker,
             rng: Rng::new(seed),
@@ -260,10 +307,14 @@ impl BackendTable {
             snapshot.backends.iter().filter(|b| snapshot.is_usable(b)).map(|b| b.priority).min();
         self.eligible.clear();
         self.by_instance.clear();
+        self.nameless.clear();
         for backend in &snapshot.backends {
             let slot = self.by_id[&backend.id];
             if snapshot.is_usable(backend) && Some(backend.priority) == best {
                 self.eligible.push(slot);
+            }
+            if backend.instance.is_none() {
+                self.nameless.insert(backend.address, slot);
             }
             if let Some(instance) = &backend.instance {
                 let claims = self.by_instance.entry(instance.clone()).or_insert(slot);
@@ -275,6 +326,8 @@ impl BackendTable {
     }
 
     /// Chooses a backend for a request that any may serve; where there are bounds, one with room.
+    /// For one that may begin a session, it is one of those with the fewest sessions: all are
+    /// looked at, because a session is placed once, and stays where it is.
     pub(super) fn pick(
         &mut self,
         tried: &Tried,
@@ -282,8 +335,12 @@ impl BackendTable {
         room: Option<Room<'_>>,
     ) -> Option<Slot> {
         let Self { entries, eligible, picker, rng, .. } = self;
-        let mut view = View { entries, eligible, tried, now: Some(now), room };
+        let mut view = View { entries, eligible, tried, now: Some(now), room, fewest: None };
+        if tried.begins_session {
+            view.fewest = view.fewest_sessions();
+        }
         let picked = picker.pick(&view, rng).or_else(|| {
+            view.fewest = None;
             // Who is only full will have room; waiting for that is better than asking the avoided.
             if view.room.take().is_some() && (0..view.count()).any(|i| !view.is_excluded(i)) {
                 return None;
@@ -304,6 +361,23 @@ impl BackendTable {
     /// The backend that answers under this instance id.
     pub(super) fn instance(&self, id: &str) -> Option<Slot> {
         self.by_instance.get(id).copied()
+    }
+
+    /// The backend at this address, if it has told no instance.
+    pub(super) fn nameless(&self, address: SocketAddr) -> Option<Slot> {
+        self.nameless.get(&address).copied()
+    }
+
+    /// Whoever is at this address. Looks at all of them.
+    pub(super) fn at(&self, address: SocketAddr) -> Option<&Backend> {
+        let known = self.entries.iter().filter(|entry| entry.is_known);
+        known.map(|entry| &entry.backend).find(|backend| backend.address == address)
+    }
+
+    /// The counts of a backend that is known.
+    pub(super) fn stats_of(&self, id: BackendId) -> Option<&BackendStats> {
+        let slot = self.by_id.get(&id)?;
+        Some(&self.entries[slot.0 as usize].backend.stats)
     }
 
     /// The backend in a slot.
@@ -391,10 +465,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        model::{Hints, Initialisation, Panic, Standing, Weight},
-        stats::BackendStats,
-    };
+    use crate::model::{Hints, Initialisation, Panic, Standing, Weight};
 
     fn backend(id: u64, instance: &str) -> Backend {
         Backend {

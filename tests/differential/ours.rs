@@ -6,7 +6,7 @@ use stepflow_load_balancer::{
         plan_response, write_request, write_response,
     },
     http1::{
-        Body, FIELDS_MAX, HeadScan, LeadingLine, RequestHead, ResponseHead, Step, Target,
+        Body, Edits, FIELDS_MAX, HeadScan, LeadingLine, RequestHead, ResponseHead, Step, Target,
         field_storage, parse_request, parse_response,
     },
     model::Trust,
@@ -110,7 +110,7 @@ fn pass_response(octets: &[u8], method: &str) -> Result<Passage, Stopped> {
         let head = head.map_err(|_| Failure::ResponseHead)?;
         let as_plain = plan_response(&to_old, &head, interims)?;
         let as_forwarded = plan_response(&to_client, &head, interims)?;
-        write_response(&mut forwarded, &head, &to_client, &as_forwarded, false, None);
+        write_response(&mut forwarded, &head, &to_client, &as_forwarded, false, None, &Edits::NONE);
         match as_plain.then {
             Then::Interim | Then::Skip => {
                 at += found.end;

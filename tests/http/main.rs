@@ -25,6 +25,7 @@ mod outliers;
 mod pooling;
 mod resources;
 mod responses;
+mod sessions;
 mod sse;
 mod streams;
 mod trailers;

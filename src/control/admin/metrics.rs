@@ -20,8 +20,8 @@ use crate::{
     model::{Backend, BackendState, Panic, Phase, Presence, Snapshot},
     plane::PlaneCounters,
     stats::{
-        Counter, DURATION_BUCKETS_MS, Gauge, HistogramReading, SeriesReading, StatusKey,
-        WorkerStats,
+        Counter, DURATION_BUCKETS_MS, Gauge, HistogramReading, LOST_REASONS, SeriesReading,
+        StatusKey, WorkerStats,
     },
 };
 
@@ -172,6 +172,18 @@ fn backends(page: &mut Page, scrape: &Scrape<'_>) {
             &[("backend", &address), ("instance_id", &instance)];
         family.sample(labels, u8::from(is_healthy));
     }
+    let mut live = BTreeMap::<(SocketAddr, &str), u64>::new();
+    for backend in &scrape.snapshot.backends {
+        let instance = backend.instance.as_ref().map_or("", |instance| instance.as_str());
+        *live.entry((backend.address, instance)).or_default() += backend.stats.sessions_live();
+    }
+    let mut family =
+        page.family("stepflow_lb_sessions_live", "Sessions live on a backend now", Kind::Gauge);
+    for ((address, instance), count) in live {
+        let labels: &[(_, &dyn std::fmt::Display)] =
+            &[("backend", &address), ("instance_id", &instance)];
+        family.sample(labels, count);
+    }
     let counts = scrape.snapshot.health_counts();
     page.single(
         "stepflow_lb_backend_pool_size",
@@ -283,6 +295,15 @@ fn exchanges(page: &mut Page, scrape: &Scrape<'_>) {
         let count: u64 = scrape.workers.iter().map(|worker| worker.failures.at(index).get()).sum();
         family.sample(&[("reason", reason)], count);
     }
+    let mut family = page.family(
+        "stepflow_lb_sessions_lost_total",
+        "Requests whose session was lost, by reason",
+        Kind::Counter,
+    );
+    for (index, reason) in LOST_REASONS.iter().enumerate() {
+        let of = |worker: &WorkerStats| worker.sessions_lost.get(index).map_or(0, Counter::get);
+        family.sample(&[("reason", reason)], scrape.workers.iter().map(of).sum::<u64>());
+    }
     counters(
         page,
         scrape.workers,
@@ -303,6 +324,15 @@ fn exchanges(page: &mut Page, scrape: &Scrape<'_>) {
             }),
             ("stepflow_lb_affinity_hits_total", "Requests that reached the instance they named", {
                 |w| &w.affinity_hits
+            }),
+            ("stepflow_lb_sessions_opened_total", "Sessions that became live", |w| {
+                &w.sessions_opened
+            }),
+            ("stepflow_lb_sessions_ended_total", "Sessions that client or backend ended", |w| {
+                &w.sessions_ended
+            }),
+            ("stepflow_lb_sessions_expired_total", "Sessions unused for session_idle", |w| {
+                &w.sessions_expired
             }),
             ("stepflow_lb_log_records_dropped_total", "Access-log records that found no room", {
                 |w| &w.log_records_dropped

@@ -139,6 +139,8 @@ fn what_has_no_single_reading_is_refused() {
 fn every_refusal_of_this_step_has_a_case() {
     let tested: BTreeSet<_> = REFUSED.iter().map(|(_, failure)| failure.label()).collect();
     let admits = Failure::ALL.iter().filter(|failure| failure.stage() == Stage::Admit);
+    // Which header holds a session is not known here: `session` refuses it.
+    let admits = admits.filter(|failure| **failure != Failure::SessionRepeated);
     for failure in admits.chain([&Failure::HeadTarget]) {
         assert!(tested.contains(failure.label()), "{failure:?} has no case");
     }

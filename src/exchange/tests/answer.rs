@@ -57,9 +57,12 @@ fn the_code_says_whether_trying_again_can_help() {
     });
     for (label, (code, failure)) in codes.collect::<BTreeMap<_, _>>() {
         let want = match failure {
-            Failure::InstanceUnknown | Failure::InstanceUnreachable | Failure::NoHealthyBackend => {
-                -32302
-            }
+            Failure::InstanceUnknown
+            | Failure::InstanceUnreachable
+            | Failure::SessionUnavailable
+            | Failure::NoHealthyBackend => -32302,
+            // What MCP's own servers say.
+            Failure::SessionLost => -32001,
             // What the client did wrong, it will do wrong again.
             failure if failure.origin() == Origin::Downstream => -32600,
             // Stepflow retries from −32300 to −32399.
@@ -76,6 +79,7 @@ fn a_missing_instance_is_named_and_a_missing_backend_is_counted() {
         assert_eq!(error["message"], "Instance not available");
         assert_eq!(error["data"]["instanceId"], "pod-1");
         assert!(text(failure, Some("pod-1")).contains("\"pod-1\""));
+        assert_eq!(text(failure, None), format!("{}: {}\n", failure.label(), failure.reason()));
     }
     let error = &json(Failure::NoHealthyBackend, None)["error"];
     assert_eq!(error["message"], "No healthy backend");

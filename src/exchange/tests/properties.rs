@@ -4,7 +4,7 @@ use proptest::{prelude::*, strategy::ValueTree};
 
 use super::*;
 use crate::http1::{
-    FieldLine, Framing, FramingFields, HeadError, Method, Version, response_framing,
+    Edits, FieldLine, Framing, FramingFields, HeadError, Method, Version, response_framing,
 };
 
 type Lines = Vec<(String, Vec<u8>)>;
@@ -325,7 +325,15 @@ fn check_response(
         return Ok(true);
     }
     let mut out = Vec::new();
-    write_response(&mut out, &parsed, request, &plan, closes, routed.map(str::as_bytes));
+    write_response(
+        &mut out,
+        &parsed,
+        request,
+        &plan,
+        closes,
+        routed.map(str::as_bytes),
+        &Edits::NONE,
+    );
 
     let found = HeadScan::new(LeadingLine::Refuse).advance(&out);
     prop_assert_eq!(found, Ok(Some(0..out.len())), "{}", out.escape_ascii());

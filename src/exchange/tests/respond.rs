@@ -1,6 +1,7 @@
 //! Pure: tests of the head that a client gets, octet by octet.
 
 use super::*;
+use crate::http1::Edits;
 
 /// A response on its way to a client.
 struct Case<'a> {
@@ -29,6 +30,7 @@ fn check(case: &Case<'_>, lines: &[&str], want: &[&str]) {
             &plan,
             case.closes,
             case.routed.map(str::as_bytes),
+            &Edits::NONE,
         );
     });
     let want = head(want);

@@ -1,7 +1,7 @@
 //! Pure: tests of which connections live on, over every combination there is.
 
 use super::*;
-use crate::http1::Version;
+use crate::http1::{Edits, Version};
 
 /// Everything that bears on the fate of the two connections.
 #[derive(Clone, Copy, Debug)]
@@ -110,6 +110,7 @@ fn what_the_head_announces_is_what_happens() {
                     &plan,
                     closes,
                     None,
+                    &Edits::NONE,
                 );
             });
             let text = String::from_utf8(out).unwrap();
