@@ -124,8 +124,8 @@ const CLIENT_LEAVES: [ClientLeaves; 14] = [
     },
 ];
 
-/// What a backend has sent when it leaves, and what the client gets: a status and a label instead of
-/// it, or, once its head has gone on, a body without an end.
+/// What a backend has sent when it leaves, and what the client gets: a status and a label instead,
+/// or, once the head has gone on, a body without an end.
 struct BackendLeaves {
     when: &'static str,
     answer: &'static str,

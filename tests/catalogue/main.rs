@@ -1,5 +1,5 @@
-//! The catalogue: attacks and accidents by name, each through the real program, with nothing but raw
-//! sockets on both sides.
+//! The catalogue: attacks and accidents by name, each through the real program, with nothing but
+//! raw sockets on both sides.
 //!
 //! `tests/http` tells stories, one a test. Here are tables: a row has a name, the octets that one
 //! side sends, and what becomes of them. [`requests`] is about clients that smuggle, [`responses`]

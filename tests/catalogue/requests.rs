@@ -193,7 +193,8 @@ impl Theatre {
         assert!(self.arrivals.is_empty(), "{place}: {:?}", self.arrivals.try_recv());
     }
 
-    /// The head goes on, then the body turns out to be wrong: it is answered so, and both sides end.
+    /// The head goes on, then the body turns out to be wrong: it is answered so, and both sides
+    /// end.
     #[track_caller]
     fn broken(&mut self, place: &str, octets: &[u8], status: u16, label: &str) {
         let head_end = octets.windows(4).position(|w| w == b"\r\n\r\n").expect("a head") + 4;
@@ -243,7 +244,8 @@ impl Theatre {
         self.swallowed_failures.push(label.to_owned());
     }
 
-    /// What the two balancers have counted is what was expected, and whatever went on was no message.
+    /// What the two balancers have counted is what was expected, and whatever went on was no
+    /// message.
     #[track_caller]
     fn finish(mut self) {
         self.telling.assert_counted(&self.told_failures);

@@ -39,7 +39,8 @@ enum Then {
     Reset,
 }
 
-/// A backend that answers `/N` with its part N, and anything else with the number of the connection.
+/// A backend that answers `/N` with its part N, and anything else with the number of the
+/// connection.
 struct Company {
     backend: Backend,
     stage: Stage,

@@ -1,6 +1,6 @@
-//! Parsers that are not written in Rust, each in a process of its own: llhttp, which is Node.js, and
-//! h11, which is uvicorn and httpx. llhttp reads everything a dozen times, strictly and with each of
-//! the leniencies that its users can switch on.
+//! Parsers that are not written in Rust, each in a process of its own: llhttp, which is Node.js,
+//! and h11, which is uvicorn and httpx. llhttp reads everything a dozen times, strictly and with
+//! each of the leniencies that its users can switch on.
 //!
 //! `scripts/test.sh` installs them, and then demands them with `LB_FOREIGN_READERS=required`. Where
 //! they are not installed and nobody demands them, the comparison does without.
@@ -124,7 +124,7 @@ fn start(start: &Value) -> Start {
     if let Some(status) = start.as_u64() {
         return Start::Status(status.try_into().expect("three digits"));
     }
-    // Nobody takes a target in absolute form apart here, but our own reading of it is not comparable.
+    // They leave a target in absolute form as it is, and we do not.
     let target = octets(&start[1]);
     let is_comparable = target.starts_with(b"/") || target == b"*";
     Start::Request { method: text(&start[0]).to_owned(), target: is_comparable.then_some(target) }

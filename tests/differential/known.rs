@@ -1,5 +1,6 @@
-//! What others read wrongly: a test each, which shows their reading and ours. That of monoio-http is
-//! listed in docs/adr/0002 as well; it is why that is a peer of the tests and no part of the product.
+//! What others read wrongly: a test each, which shows their reading and ours. That of monoio-http
+//! is listed in docs/adr/0002 as well; it is why that is a peer of the tests and no part of the
+//! product.
 
 use crate::{
     Others, monoio_http_reader as theirs, ours,

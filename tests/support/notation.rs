@@ -15,8 +15,8 @@ pub(crate) const OF_RESPONSES: [(&str, &str); 3] = [
     ("{N}", "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npoisoned"),
 ];
 
-/// What a text stands for: `\r`, `\n`, `\t`, `\0`, `\\` and `\xNN` are octets, `{x*9}` is nine times
-/// x, and abbreviations are written out. `place` says where the text is, if something is wrong.
+/// What a text stands for: `\r`, `\n`, `\t`, `\0`, `\\` and `\xNN` are octets, `{x*9}` is nine
+/// times x, and abbreviations are written out. `place` says where the text is, if it is wrong.
 pub(crate) fn octets(place: &str, text: &str, abbreviations: &[(&str, &str)]) -> Vec<u8> {
     let written_out = |text: String, (short, long): &(&str, &str)| text.replace(short, long);
     let text = abbreviations.iter().fold(repeated(text), written_out);
