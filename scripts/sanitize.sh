@@ -104,7 +104,7 @@ valgrind_part() {
         RUSTFLAGS="--cfg system_allocator" cargo build --locked
     wrapper "$base/valgrind-program" valgrind --quiet --error-exitcode=99 --leak-check=no \
         --fair-sched=yes "$base/valgrind/debug/stepflow-load-balancer"
-    step "valgrind soak" soak "$base/valgrind-program" epoll SOAK_CLIENTS=14 \
+    step "valgrind soak" soak "$base/valgrind-program" epoll SOAK_CLIENTS=7 \
         SOAK_TIMEOUT_SECONDS=20
 }
 

@@ -208,8 +208,9 @@ for mode in "${modes[@]}"; do
     sleep 2
     after_kib=$(resident_kib)
     failures >"$work/failures.after"
-    reasons=$(join "$work/failures.before" "$work/failures.after" 2>/dev/null |
-        awk '$3 > $2 { printf "%s%s %d", sep, $1, $3 - $2; sep = ", " }')
+    reasons=$(awk 'NR == FNR { before[$1] = $2; next }
+        $2 > before[$1] { printf "%s%s %d", sep, $1, $2 - before[$1]; sep = ", " }' \
+        "$work/failures.before" "$work/failures.after")
     share=$((rate_alone > 0 ? rate * 100 / rate_alone : 0))
     # What the attacker says at its end, without its colours.
     seen=$(sed 's/\x1b\[[0-9;]*m//g' "$work/attack.log" |
