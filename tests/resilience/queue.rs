@@ -62,9 +62,10 @@ fn requests_are_served_in_the_order_of_their_coming_over_all_workers() {
     }
 }
 
-#[test]
-fn a_place_that_another_worker_frees_is_taken_at_once() {
-    let (backend, balancer, mut running, mut peer) = filled(&[("workers", "4")]);
+/// How long it takes until eight who wait on four workers are served one after the other.
+fn eight_in_turn() -> Duration {
+    let (backend, balancer, mut running, mut peer) =
+        filled(&[("workers", "4"), ("queue_timeout", "10s")]);
     let mut clients: Vec<_> = (0..8).map(|_| balancer.connect()).collect();
     clients.iter_mut().for_each(|client| client.send(GET));
     wait_for_waiting(&balancer, 8);
@@ -76,9 +77,16 @@ fn a_place_that_another_worker_frees_is_taken_at_once() {
         peer.send(LAST);
     }
     clients.iter_mut().for_each(|client| assert_eq!(client.response().status(), 200));
-    // By ticks alone most of them would have waited for 50 ms each.
-    let took = began.elapsed();
-    assert!(took < Duration::from_millis(200), "{took:?}");
+    began.elapsed()
+}
+
+#[test]
+fn a_place_that_another_worker_frees_is_taken_at_once() {
+    // By ticks alone most of them would wait for up to 50 ms each. A machine that is busy with other
+    // things is slow now and then, and not every time.
+    let mut rounds = (0..20).map(|_| eight_in_turn());
+    let is_fast = |took: &Duration| *took < Duration::from_millis(100);
+    assert!(rounds.any(|took| is_fast(&took)), "never within 100 ms");
 }
 
 #[test]
