@@ -8,12 +8,12 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use proptest::prelude::*;
 use stepflow_load_balancer::{
     config::{
-        AccessLog, Algorithm, Config, ConfigError, Dns, Effective, EjectionEnds, Environment, File,
-        Flags, HealthCheck, HealthChecks, Invocation, IoDriver, Limits, Log, LogDestination,
-        LogFormat, Outliers, PanicMode, PanicScope, Resilience, Resolution, SETTINGS, Source,
-        Sources, Timeouts,
+        AccessLog, Algorithm, Balancing, Config, ConfigError, Dns, Effective, EjectionEnds,
+        Environment, File, Flags, HealthCheck, HealthChecks, Invocation, IoDriver, Limits, Log,
+        LogDestination, LogFormat, Outliers, PanicMode, PanicScope, Resilience, Resolution,
+        SETTINGS, Source, Sources, Timeouts,
     },
-    model::{FaultSet, StatusSet, TrustedProxies},
+    model::{FaultSet, HashOn, StatusSet, TrustedProxies},
     session::{self, CookieSpec, Key, LostRules},
 };
 
@@ -74,6 +74,12 @@ fn defaults_are_the_documented_ones() {
         workers: None,
         io_driver: IoDriver::Auto,
         algorithm: Algorithm::LeastConnections,
+        balancing: Balancing {
+            hash_on: HashOn::ClientAddress,
+            hash_balance_percent: None,
+            slow_start: None,
+            response_time_half_life: seconds(5),
+        },
         trusted_proxies: TrustedProxies::parse("private").unwrap(),
         via: true,
         initialize_replay: true,
@@ -174,7 +180,11 @@ fn every_option_reaches_the_configuration() {
         ("MAX_FAILURES", "4"),
         ("STEPFLOW_LB_WORKERS", "5"),
         ("STEPFLOW_LB_IO_DRIVER", "epoll"),
-        ("STEPFLOW_LB_ALGORITHM", "round_robin"),
+        ("STEPFLOW_LB_ALGORITHM", "consistent_hash"),
+        ("STEPFLOW_LB_HASH_ON", "cookie:SID"),
+        ("STEPFLOW_LB_HASH_BALANCE_PERCENT", "125"),
+        ("STEPFLOW_LB_SLOW_START", "23"),
+        ("STEPFLOW_LB_RESPONSE_TIME_HALF_LIFE", "24"),
         ("STEPFLOW_LB_TRUSTED_PROXIES", "192.0.2.0/24, ::1"),
         ("STEPFLOW_LB_VIA", "off"),
         ("STEPFLOW_LB_INITIALIZE_REPLAY", "off"),
@@ -260,7 +270,13 @@ fn every_option_reaches_the_configuration() {
         admin_address: None,
         workers: 5.try_into().ok(),
         io_driver: IoDriver::Epoll,
-        algorithm: Algorithm::RoundRobin,
+        algorithm: Algorithm::ConsistentHash,
+        balancing: Balancing {
+            hash_on: HashOn::Cookie("SID".to_owned()),
+            hash_balance_percent: 125.try_into().ok(),
+            slow_start: Some(seconds(23)),
+            response_time_half_life: seconds(24),
+        },
         trusted_proxies: TrustedProxies::parse("192.0.2.0/24,::1").unwrap(),
         via: false,
         initialize_replay: false,
@@ -405,8 +421,8 @@ fn every_wrong_value_is_reported_with_key_value_source_and_what_is_accepted() {
     let want = [
         "unknown key workres (file lb.toml:3); did you mean workers?",
         "invalid value \"a:1,workers\" for upstream_service (environment UPSTREAM_SERVICE): the \
-         port is missing in \"workers\"; expected name:port, ip:port, srv:_service._proto.name, \
-         or several of these with commas between",
+         port is missing in \"workers\"; expected name:port or ip:port, with ;weight=1 to 65535 \
+         behind or without, srv:_service._proto.name, or several of these with commas between",
         "invalid value \"localhost:8080\" for bind_address (flag --bind-address): expected \
          ip:port such as 0.0.0.0:8080 or [::]:8080",
         "invalid value \"abc\" for health_check_interval (environment HEALTH_CHECK_INTERVAL): \
@@ -426,7 +442,13 @@ fn each_option_refuses_what_it_cannot_mean() {
         ("STEPFLOW_LB_WORKERS", "0"),
         ("STEPFLOW_LB_WORKERS", "1025"),
         ("STEPFLOW_LB_IO_DRIVER", "uring"),
-        ("STEPFLOW_LB_ALGORITHM", "random"),
+        ("UPSTREAM_SERVICE", "127.0.0.1:80;weight=0"),
+        ("STEPFLOW_LB_ALGORITHM", "least"),
+        ("STEPFLOW_LB_HASH_ON", "header"),
+        ("STEPFLOW_LB_HASH_ON", "cookie:a b"),
+        ("STEPFLOW_LB_HASH_BALANCE_PERCENT", "99"),
+        ("STEPFLOW_LB_SLOW_START", "0"),
+        ("STEPFLOW_LB_RESPONSE_TIME_HALF_LIFE", "0"),
         ("STEPFLOW_LB_TRUSTED_PROXIES", "private,localhost"),
         ("STEPFLOW_LB_TRUSTED_PROXIES", "10.1.2.3/8"),
         ("STEPFLOW_LB_TRUSTED_PROXIES", "none,10.0.0.1"),
@@ -493,6 +515,14 @@ fn each_option_refuses_what_it_cannot_mean() {
 }
 
 #[test]
+fn an_algorithm_may_be_called_by_its_other_name() {
+    let named = |word| config(&[("STEPFLOW_LB_ALGORITHM", word)]).algorithm;
+    assert_eq!(named("weighted_least_connections"), Algorithm::LeastConnections);
+    assert_eq!(named("weighted_round_robin"), Algorithm::RoundRobin);
+    assert_eq!(named("Round_Robin"), Algorithm::RoundRobin);
+}
+
+#[test]
 fn values_that_contradict_each_other_are_shown_together() {
     let lines = refusals(&[
         ("METRICS_ADDRESS", "127.0.0.1:8080"),
@@ -502,6 +532,8 @@ fn values_that_contradict_each_other_are_shown_together() {
         ("STEPFLOW_LB_OUTLIER_RETURN", "probe"),
         ("STEPFLOW_LB_HEALTH_CHECK_PATH", "off"),
         ("STEPFLOW_LOG_DESTINATION", "file"),
+        ("STEPFLOW_LB_ALGORITHM", "ip_hash"),
+        ("STEPFLOW_LB_HASH_ON", "path"),
     ]);
     let want = [
         "bind_address = \"0.0.0.0:8080\" (default) and metrics_address = \"127.0.0.1:8080\" \
@@ -518,6 +550,9 @@ fn values_that_contradict_each_other_are_shown_together() {
         "outlier_return = \"probe\" (environment STEPFLOW_LB_OUTLIER_RETURN) and \
          health_check_path = \"off\" (environment STEPFLOW_LB_HEALTH_CHECK_PATH) do not go \
          together: without health checks none can end an ejection",
+        "algorithm = \"ip_hash\" (environment STEPFLOW_LB_ALGORITHM) and hash_on = \"path\" \
+         (environment STEPFLOW_LB_HASH_ON) do not go together: ip_hash hashes the client's \
+         address; consistent_hash hashes what hash_on says",
         "log_destination = \"file\" (environment STEPFLOW_LOG_DESTINATION) and log_file = \"\" \
          (default) do not go together: log lines that go to a file need its path",
     ];

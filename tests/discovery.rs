@@ -512,11 +512,11 @@ fn a_leaving_backend_stays_while_something_runs_on_it() {
         let mut lab = Lab::new("workers.test.:80", &dns, resolver(&dns));
         lab.until_addresses(&["10.0.0.1:80"]).await;
         let stats = Arc::clone(&lab.snapshot.backends[0].stats);
-        stats.cell(0).in_flight.increment();
+        stats.enter();
         server.set("workers.test.", RecordType::A, ips("workers.test.", 0, &["10.0.0.2"])).await;
         lab.until_addresses(&["10.0.0.1:80", "10.0.0.2:80"]).await;
         assert_eq!(lab.snapshot.backends[0].presence, Presence::Leaving);
-        stats.cell(0).in_flight.decrement();
+        stats.leave();
         lab.until_addresses(&["10.0.0.2:80"]).await;
     });
 }

@@ -394,10 +394,10 @@ impl Run {
         let mut wanted = BTreeSet::new();
         for target in &self.scenario.settings.targets {
             match target {
-                Target::Address(address) => {
+                Target::Address { address, .. } => {
                     wanted.insert(*address);
                 }
-                Target::Name { host, port } => {
+                Target::Name { host, port, .. } => {
                     for kind in [QueryKind::A, QueryKind::Aaaa] {
                         let query = Query { name: Arc::from(host.as_str()), kind };
                         let addresses = self.known.get(&query).map(|known| &known.addresses);
@@ -517,10 +517,10 @@ impl Run {
         let backends = self.backends();
         if self.rng.below(2) == 0 && !self.running.is_empty() {
             let at = index(&mut self.rng, self.running.len());
-            self.running.swap_remove(at).cell(0).in_flight.decrement();
+            self.running.swap_remove(at).leave();
         } else if !backends.is_empty() {
             let stats = Arc::clone(&pick(&mut self.rng, &backends).stats);
-            stats.cell(0).in_flight.increment();
+            stats.enter();
             self.running.push(stats);
         }
     }
@@ -633,7 +633,7 @@ impl Run {
     /// The process can always be ended, whatever state it is in.
     fn end(&mut self) {
         for stats in std::mem::take(&mut self.running) {
-            stats.cell(0).in_flight.decrement();
+            stats.leave();
         }
         for _ in 0..2 {
             if !self.is_over {

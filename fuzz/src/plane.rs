@@ -179,7 +179,7 @@ impl World {
             8 => self.begin_exchange(input),
             9 => {
                 if let Some(stats) = self.running.pop() {
-                    stats.cell(0).in_flight.decrement();
+                    stats.leave();
                 }
             }
             10..12 => self.pass_time(Duration::from_millis(10 * u64::from(octet(input)))),
@@ -306,8 +306,8 @@ impl World {
         let mut wanted = BTreeSet::new();
         for target in &self.targets {
             match target {
-                Target::Address(address) => drop(wanted.insert(*address)),
-                Target::Name { host, port } => {
+                Target::Address { address, .. } => drop(wanted.insert(*address)),
+                Target::Name { host, port, .. } => {
                     let host = host.to_ascii_lowercase();
                     let known = self.known.iter().filter(|(query, _)| *query.name == *host);
                     let addresses = known.flat_map(|(_, known)| &known.addresses);
@@ -387,7 +387,7 @@ impl World {
 
     fn begin_exchange(&mut self, input: &mut Unstructured<'_>) {
         if let Some(backend) = pick(input, &self.snapshot.backends) {
-            backend.stats.cell(0).in_flight.increment();
+            backend.stats.enter();
             self.running.push(Arc::clone(&backend.stats));
         }
     }

@@ -8,11 +8,12 @@ use std::{
 };
 
 use super::{
-    AccessLog, Algorithm, Config, Dns, EjectionEnds, HealthCheck, HealthChecks, IoDriver, Limits,
-    Log, LogDestination, LogFormat, Outliers, PanicMode, PanicScope, Resilience, Timeouts,
+    AccessLog, Algorithm, Balancing, Config, Dns, EjectionEnds, HealthCheck, HealthChecks,
+    IoDriver, Limits, Log, LogDestination, LogFormat, Outliers, PanicMode, PanicScope, Resilience,
+    Timeouts,
 };
 use crate::{
-    model::{FaultSet, StatusSet, TrustedProxies},
+    model::{FaultSet, HashOn, StatusSet, TrustedProxies},
     session,
 };
 
@@ -54,6 +55,12 @@ impl Draft {
             workers: None,
             io_driver: IoDriver::Auto,
             algorithm: Algorithm::LeastConnections,
+            balancing: Balancing {
+                hash_on: HashOn::ClientAddress,
+                hash_balance_percent: None,
+                slow_start: None,
+                response_time_half_life: Duration::ZERO,
+            },
             trusted_proxies: TrustedProxies::default(),
             via: false,
             initialize_replay: false,

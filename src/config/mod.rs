@@ -36,7 +36,7 @@ use std::{
 };
 
 use crate::{
-    model::{FaultSet, StatusSet, Target, TrustedProxies},
+    model::{FaultSet, HashOn, StatusSet, Target, TrustedProxies},
     session,
 };
 
@@ -57,6 +57,8 @@ pub struct Config {
     pub io_driver: IoDriver,
     /// How a backend is chosen for a request that names no instance.
     pub algorithm: Algorithm,
+    /// What the algorithms go by.
+    pub balancing: Balancing,
     /// Who a client may be to be believed about its own client.
     pub trusted_proxies: TrustedProxies,
     /// Requests say in `Via` that they came through us.
@@ -98,6 +100,19 @@ impl Config {
         let sources = Sources { flags, environment, file, demo: &[] };
         sources.resolve().map(|resolution| resolution.config)
     }
+
+    /// What requests are hashed on, if they are.
+    pub fn hash_on(&self) -> Option<&HashOn> {
+        match self.algorithm {
+            Algorithm::IpHash => Some(&HashOn::ClientAddress),
+            Algorithm::ConsistentHash => Some(&self.balancing.hash_on),
+            Algorithm::LeastConnections
+            | Algorithm::LeastResponseTime
+            | Algorithm::RoundRobin
+            | Algorithm::Random
+            | Algorithm::PowerOfTwo => None,
+        }
+    }
 }
 
 /// Choice of the kernel interface.
@@ -127,8 +142,32 @@ impl IoDriver {
 pub enum Algorithm {
     /// Fewest running exchanges relative to weight, counted exactly over all workers.
     LeastConnections,
-    /// Smooth weighted round robin, per worker.
+    /// Least response time times running exchanges, relative to weight.
+    LeastResponseTime,
+    /// In turn, by weight, per worker.
     RoundRobin,
+    /// By chance, by weight.
+    Random,
+    /// The less loaded of two that are drawn by weight.
+    PowerOfTwo,
+    /// Where the client's address leads.
+    IpHash,
+    /// Where the key of the request leads.
+    ConsistentHash,
+}
+
+/// What the algorithms go by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Balancing {
+    /// What requests are hashed on.
+    pub hash_on: HashOn,
+    /// Percent of its share of all running exchanges that hashing may give a backend; `None` gives
+    /// it any number.
+    pub hash_balance_percent: Option<NonZeroU32>,
+    /// How long a backend that joins others takes to come to its full weight; `None`: at once.
+    pub slow_start: Option<Duration>,
+    /// The time in which what was measured of a backend's response times comes to count half.
+    pub response_time_half_life: Duration,
 }
 
 /// What a health check does.

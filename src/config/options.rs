@@ -5,7 +5,11 @@
 //! messages, the search for unknown names and the test of `config/example.toml` all read this
 //! table. It is longer than other files because a table is best read in one piece.
 
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    time::Duration,
+};
 
 use super::{
     AccessLog, Algorithm, EjectionEnds, HealthCheck, IoDriver, LogFormat, PanicScope,
@@ -16,7 +20,7 @@ use super::{
     },
 };
 use crate::{
-    model::{FaultSet, StatusSet, Target, TrustedProxies},
+    model::{FaultSet, HashOn, StatusSet, Target, TrustedProxies},
     session,
 };
 
@@ -150,15 +154,78 @@ pub static SETTINGS: &[Setting] = &[
         flag: "algorithm",
         environment: "STEPFLOW_LB_ALGORITHM",
         default: "least_connections",
-        accepted: "least_connections or round_robin",
+        accepted: "least_connections, round_robin, least_response_time, random, power_of_two, ip_hash or consistent_hash",
         help: "How a backend is chosen for a request that names no instance",
         group: "Balancing",
         apply: |draft, text| {
             let words = [
                 ("least_connections", Algorithm::LeastConnections),
+                // The same: every algorithm goes by the weights there are.
+                ("weighted_least_connections", Algorithm::LeastConnections),
+                ("least_response_time", Algorithm::LeastResponseTime),
                 ("round_robin", Algorithm::RoundRobin),
+                ("weighted_round_robin", Algorithm::RoundRobin),
+                ("random", Algorithm::Random),
+                ("power_of_two", Algorithm::PowerOfTwo),
+                ("ip_hash", Algorithm::IpHash),
+                ("consistent_hash", Algorithm::ConsistentHash),
             ];
             units::word(text, &words).map(|algorithm| draft.config.algorithm = algorithm)
+        },
+    },
+    Setting {
+        key: "hash_on",
+        flag: "hash-on",
+        environment: "STEPFLOW_LB_HASH_ON",
+        default: "client_address",
+        accepted: HashOn::ACCEPTED,
+        help: "What consistent_hash hashes; a request without it goes to the least loaded backend",
+        group: "Balancing",
+        apply: |draft, text| {
+            draft.config.balancing.hash_on =
+                HashOn::parse(text).map_err(|e| Refusal::Because(e.reason().to_owned()))?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "hash_balance_percent",
+        flag: "hash-balance-percent",
+        environment: "STEPFLOW_LB_HASH_BALANCE_PERCENT",
+        default: "off",
+        accepted: "a number from 100 to 10000, or off",
+        help: "Most that hashing may give a backend, in percent of its share of all running requests",
+        group: "Balancing",
+        apply: |draft, text| {
+            let percent = units::or_off(text, |text| units::count(text, 100, 10_000))?;
+            let percent = percent.and_then(|percent| u32::try_from(percent).ok());
+            draft.config.balancing.hash_balance_percent = percent.and_then(NonZeroU32::new);
+            Ok(())
+        },
+    },
+    Setting {
+        key: "slow_start",
+        flag: "slow-start",
+        environment: "STEPFLOW_LB_SLOW_START",
+        default: "off",
+        accepted: DURATION_OR_OFF,
+        help: "How long a backend that joins others takes to get its full share",
+        group: "Balancing",
+        apply: |draft, text| {
+            units::duration_or_off(text).map(|d| draft.config.balancing.slow_start = d)
+        },
+    },
+    Setting {
+        key: "response_time_half_life",
+        flag: "response-time-half-life",
+        environment: "STEPFLOW_LB_RESPONSE_TIME_HALF_LIFE",
+        default: "5s",
+        accepted: POSITIVE_DURATION,
+        help: "Time in which a measured response time comes to count half, for least_response_time",
+        group: "Balancing",
+        apply: |draft, text| {
+            let half_life = units::positive_duration(text)?;
+            draft.config.balancing.response_time_half_life = half_life;
+            Ok(())
         },
     },
     Setting {

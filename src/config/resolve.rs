@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{
-    Config, EjectionEnds, HealthCheck, LogDestination,
+    Algorithm, Config, EjectionEnds, HealthCheck, LogDestination,
     draft::Draft,
     environment::Environment,
     error::{ConfigError, Problem, Source, Warning, Written},
@@ -12,6 +12,7 @@ use super::{
     options::{LOG_LEVELS, NOT_SHOWN, SETTINGS, Setting},
     units::Refusal,
 };
+use crate::model::HashOn;
 
 /// Key of the option that must be set.
 const UPSTREAM: &str = "upstream_service";
@@ -161,6 +162,8 @@ fn contradictions(draft: &Draft, written: &[Written]) -> Vec<Problem> {
     };
     let needs_probe = config.outliers.is_on && config.outliers.ends == EjectionEnds::Probe;
     let file_missing = draft.log_to_file && draft.log_file.is_none();
+    let hashes_twice =
+        config.algorithm == Algorithm::IpHash && config.balancing.hash_on != HashOn::ClientAddress;
     let rules = [
         (
             collide(config.bind_address, config.metrics_address),
@@ -215,6 +218,11 @@ fn contradictions(draft: &Draft, written: &[Written]) -> Vec<Problem> {
             }),
             ("session_cookie", "session_application_cookie"),
             "one cookie cannot be both the balancer's and the application's",
+        ),
+        (
+            hashes_twice,
+            ("algorithm", "hash_on"),
+            "ip_hash hashes the client's address; consistent_hash hashes what hash_on says",
         ),
         (
             file_missing,

@@ -22,6 +22,12 @@ impl Tick {
         Self(self.0.saturating_add(u32::try_from(ticks).unwrap_or(u32::MAX)).min(u32::MAX - 1))
     }
 
+    /// How many ticks a duration has, at least one.
+    pub fn count(duration: Duration) -> u32 {
+        let ticks = duration.as_millis().div_ceil(Self::LENGTH.as_millis()).max(1);
+        u32::try_from(ticks).unwrap_or(u32::MAX)
+    }
+
     /// The tick that `elapsed` since the worker's start falls into.
     pub fn at(elapsed: Duration) -> Self {
         let ticks = elapsed.as_millis() / Self::LENGTH.as_millis();

@@ -20,6 +20,7 @@ mod deadline;
 mod failure;
 mod forward;
 mod handshake;
+mod hash_key;
 mod outcome;
 mod plan;
 mod retry;
@@ -35,6 +36,7 @@ pub use forward::{ClientFacts, SELF_NAME, Via, write_request, write_response};
 pub use handshake::{
     HANDSHAKE_BYTES_MAX, Handshake, HandshakeReader, is_refusal, may_be_handshake,
 };
+pub use hash_key::hash_key;
 pub use outcome::fault_of;
 pub use plan::{
     Admission, ErrorFormat, Flush, Persistence, Recipient, RequestPlan, ResponsePlan, Then, admit,

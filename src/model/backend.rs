@@ -137,12 +137,17 @@ pub enum Standing {
 }
 
 /// Share of new work relative to the other backends of the same priority.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Weight(NonZeroU16);
 
 impl Weight {
     /// What a backend gets when nobody says otherwise.
     pub const ONE: Self = Self(NonZeroU16::MIN);
+
+    /// A weight that somebody chose; `None` for zero, which is a share of nothing.
+    pub fn new(weight: u16) -> Option<Self> {
+        NonZeroU16::new(weight).map(Self)
+    }
 
     /// An SRV weight. Zero means "hardly ever" (RFC 2782), which the smallest weight expresses.
     pub fn from_srv(weight: u16) -> Self {

@@ -7,6 +7,8 @@
 
 mod backend;
 mod fault;
+mod hash;
+mod hash_on;
 mod hints;
 mod initialisation;
 mod report;
@@ -21,6 +23,8 @@ pub use backend::{
     Standing, Weight,
 };
 pub use fault::{Fault, FaultSet};
+pub use hash::{address_octets, hash_of_address, hash_of_key};
+pub use hash_on::{HashOn, HashOnError};
 pub use hints::{Hint, Hints};
 pub use initialisation::{Initialisation, InitialisationProgress, Initialize, Recording};
 pub use report::Report;

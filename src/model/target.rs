@@ -2,17 +2,26 @@
 
 use std::{fmt, net::SocketAddr};
 
+use super::Weight;
+
 /// One entry of `UPSTREAM_SERVICE`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// `ip:port`: used as it is.
-    Address(SocketAddr),
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// Its share of new work.
+        weight: Weight,
+    },
     /// `name:port`: A and AAAA records, refreshed.
     Name {
         /// Host name, without a trailing dot unless the operator wrote one.
         host: String,
         /// Port that every resolved address gets.
         port: u16,
+        /// Share of new work that each resolved address gets.
+        weight: Weight,
     },
     /// `srv:_service._proto.name`: port, priority and weight come from the records.
     Srv {
@@ -36,6 +45,14 @@ pub enum TargetError {
     HasScheme,
     /// A path or query behind the port.
     HasPath,
+    /// Something behind `;` that is not `weight=`.
+    UnknownParameter,
+    /// A weight that is not in `1..=65535`.
+    InvalidWeight,
+    /// `weight=` twice.
+    RepeatedWeight,
+    /// A weight for SRV records, which have their own.
+    WeightOfSrv,
 }
 
 impl TargetError {
@@ -48,14 +65,19 @@ impl TargetError {
             Self::InvalidHost => "the host is not a DNS name or an IP address",
             Self::HasScheme => "a scheme such as http:// is not part of an upstream",
             Self::HasPath => "a path is not part of an upstream",
+            Self::UnknownParameter => "only ;weight= may follow the port",
+            Self::InvalidWeight => {
+                "the weight is not a number from 1 to 65535; leave out who shall get nothing"
+            }
+            Self::RepeatedWeight => "the weight is given twice",
+            Self::WeightOfSrv => "SRV records bring their own weights",
         }
     }
 }
 
 impl Target {
     /// What [`Target::parse_list`] accepts, for error messages.
-    pub const ACCEPTED: &'static str =
-        "name:port, ip:port, srv:_service._proto.name, or several of these with commas between";
+    pub const ACCEPTED: &'static str = "name:port or ip:port, with ;weight=1 to 65535 behind or without, srv:_service._proto.name, or several of these with commas between";
 
     /// Parses the value of `UPSTREAM_SERVICE`.
     ///
@@ -78,16 +100,23 @@ impl Target {
         if entry.contains(['/', '?', '#']) {
             return Err(TargetError::HasPath);
         }
+        let mut parts = entry.split(';').map(str::trim);
+        let entry = parts.next().unwrap_or_default();
+        let weight = parse_weight(parts)?;
         if let Some(name) = entry.strip_prefix("srv:") {
+            if weight.is_some() {
+                return Err(TargetError::WeightOfSrv);
+            }
             return match is_dns_name(name) {
                 true => Ok(Self::Srv { name: name.to_owned() }),
                 false => Err(TargetError::InvalidHost),
             };
         }
+        let weight = weight.unwrap_or(Weight::ONE);
         if let Ok(address) = entry.parse::<SocketAddr>() {
             return match address.port() {
                 0 => Err(TargetError::InvalidPort),
-                _ => Ok(Self::Address(address)),
+                _ => Ok(Self::Address { address, weight }),
             };
         }
         let (host, port) = entry.rsplit_once(':').ok_or(TargetError::MissingPort)?;
@@ -97,8 +126,28 @@ impl Target {
         if looks_like_ip || !is_dns_name(host) {
             return Err(TargetError::InvalidHost);
         }
-        Ok(Self::Name { host: host.to_owned(), port })
+        Ok(Self::Name { host: host.to_owned(), port, weight })
     }
+}
+
+/// What stands behind the semicolons.
+fn parse_weight<'a>(
+    parameters: impl Iterator<Item = &'a str>,
+) -> Result<Option<Weight>, TargetError> {
+    let mut weight = None;
+    for parameter in parameters {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        if !name.trim_end().eq_ignore_ascii_case("weight") {
+            return Err(TargetError::UnknownParameter);
+        }
+        let digits = value.trim_start();
+        let is_number = digits.bytes().all(|b| b.is_ascii_digit());
+        let number = digits.parse().ok().filter(|_| is_number).ok_or(TargetError::InvalidWeight)?;
+        if weight.replace(Weight::new(number).ok_or(TargetError::InvalidWeight)?).is_some() {
+            return Err(TargetError::RepeatedWeight);
+        }
+    }
+    Ok(weight)
 }
 
 /// Letters, digits, `-` and `_` in labels of 1 to 63 octets, 253 in all, one trailing dot allowed.
@@ -113,10 +162,20 @@ fn is_dns_name(name: &str) -> bool {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => write!(f, "{address}"),
-            Self::Name { host, port } => write!(f, "{host}:{port}"),
-            Self::Srv { name } => write!(f, "srv:{name}"),
+        let weight = match self {
+            Self::Address { address, weight } => {
+                write!(f, "{address}")?;
+                weight
+            }
+            Self::Name { host, port, weight } => {
+                write!(f, "{host}:{port}")?;
+                weight
+            }
+            Self::Srv { name } => return write!(f, "srv:{name}"),
+        };
+        match *weight {
+            Weight::ONE => Ok(()),
+            weight => write!(f, ";weight={}", weight.get()),
         }
     }
 }
@@ -126,7 +185,12 @@ mod tests {
     use super::*;
 
     fn name(host: &str, port: u16) -> Target {
-        Target::Name { host: host.to_owned(), port }
+        Target::Name { host: host.to_owned(), port, weight: Weight::ONE }
+    }
+
+    fn address(text: &str, weight: u16) -> Target {
+        let weight = Weight::new(weight).unwrap();
+        Target::Address { address: text.parse().unwrap(), weight }
     }
 
     #[test]
@@ -134,10 +198,20 @@ mod tests {
         let cases: &[(&str, Vec<Target>)] = &[
             ("workers:8080", vec![name("workers", 8080)]),
             ("workers.ns.svc.cluster.local.:80", vec![name("workers.ns.svc.cluster.local.", 80)]),
-            ("127.0.0.1:80", vec![Target::Address("127.0.0.1:80".parse().unwrap())]),
-            ("[::1]:80", vec![Target::Address("[::1]:80".parse().unwrap())]),
+            ("127.0.0.1:80", vec![address("127.0.0.1:80", 1)]),
+            ("[::1]:80", vec![address("[::1]:80", 1)]),
             ("srv:_http._tcp.x", vec![Target::Srv { name: "_http._tcp.x".to_owned() }]),
             ("a:1, b:2", vec![name("a", 1), name("b", 2)]),
+            ("10.0.0.1:80;weight=3", vec![address("10.0.0.1:80", 3)]),
+            ("[::1]:80 ; Weight = 65535,b:2", vec![address("[::1]:80", 65_535), name("b", 2)]),
+            (
+                "a:1;weight=7",
+                vec![Target::Name {
+                    host: "a".to_owned(),
+                    port: 1,
+                    weight: Weight::new(7).unwrap(),
+                }],
+            ),
         ];
         for (text, want) in cases {
             assert_eq!(Target::parse_list(text).as_ref(), Ok(want), "{text}");
@@ -161,6 +235,17 @@ mod tests {
             ("::1:80", TargetError::InvalidHost),
             (".:80", TargetError::InvalidHost),
             ("srv:", TargetError::InvalidHost),
+            ("a:1;", TargetError::UnknownParameter),
+            ("a:1;wight=1", TargetError::UnknownParameter),
+            ("a:1;weight", TargetError::InvalidWeight),
+            ("a:1;weight=", TargetError::InvalidWeight),
+            ("a:1;weight=0", TargetError::InvalidWeight),
+            ("a:1;weight=+1", TargetError::InvalidWeight),
+            ("a:1;weight=1.5", TargetError::InvalidWeight),
+            ("a:1;weight=65536", TargetError::InvalidWeight),
+            ("a:1;weight=1;weight=1", TargetError::RepeatedWeight),
+            ("srv:_a._tcp.b;weight=2", TargetError::WeightOfSrv),
+            ("a;weight=2", TargetError::MissingPort),
         ];
         for (text, want) in cases {
             assert_eq!(Target::parse_list(text).unwrap_err().1, want, "{text}");
@@ -169,7 +254,8 @@ mod tests {
 
     #[test]
     fn display_is_what_the_operator_would_write() {
-        for text in ["workers:8080", "127.0.0.1:80", "[::1]:80", "srv:_http._tcp.x"] {
+        for text in ["workers:8080", "127.0.0.1:80", "[::1]:80", "srv:_http._tcp.x", "a:1;weight=2"]
+        {
             assert_eq!(Target::parse_list(text).unwrap()[0].to_string(), text);
         }
     }

@@ -53,10 +53,14 @@ pub(super) struct Discovery {
 /// One target of the operator.
 #[derive(Debug)]
 enum Source {
-    Address(SocketAddr),
+    Address {
+        address: SocketAddr,
+        weight: Weight,
+    },
     Host {
         host: Arc<str>,
         port: u16,
+        weight: Weight,
     },
     Services {
         name: Arc<str>,
@@ -68,8 +72,12 @@ enum Source {
 impl Discovery {
     pub(super) fn new(targets: &[Target], refresh: Refresh, now: Instant) -> Self {
         let source = |target: &Target| match target {
-            Target::Address(address) => Source::Address(*address),
-            Target::Name { host, port } => Source::Host { host: canonical(host), port: *port },
+            Target::Address { address, weight } => {
+                Source::Address { address: *address, weight: *weight }
+            }
+            Target::Name { host, port, weight } => {
+                Source::Host { host: canonical(host), port: *port, weight: *weight }
+            }
             Target::Srv { name } => {
                 Source::Services { name: canonical(name), retiring: Vec::new() }
             }
@@ -141,7 +149,7 @@ impl Discovery {
         self.tell_nothing(&query, journal);
         let is_retiring = |source: &Source| match source {
             Source::Services { retiring, .. } => !retiring.is_empty(),
-            Source::Address(_) | Source::Host { .. } => false,
+            Source::Address { .. } | Source::Host { .. } => false,
         };
         is_changed || self.sources.iter().any(is_retiring)
     }
@@ -172,10 +180,10 @@ impl Discovery {
         };
         for source in &self.sources {
             match source {
-                Source::Address(address) => add(*address, Share::PLAIN),
-                Source::Host { host, port } => {
+                Source::Address { address, weight } => add(*address, Share::plain(*weight)),
+                Source::Host { host, port, weight } => {
                     for ip in self.host_addresses(host) {
-                        add(SocketAddr::new(ip, *port), Share::PLAIN);
+                        add(SocketAddr::new(ip, *port), Share::plain(*weight));
                     }
                 }
                 Source::Services { name, retiring } => {
@@ -345,7 +353,7 @@ impl Discovery {
 impl Source {
     fn queries(&self) -> Vec<Query> {
         match self {
-            Self::Address(_) => Vec::new(),
+            Self::Address { .. } => Vec::new(),
             Self::Host { host, .. } => host_queries(host).to_vec(),
             Self::Services { name, .. } => {
                 vec![Query { name: Arc::clone(name), kind: QueryKind::Srv }]
@@ -359,7 +367,9 @@ fn host_queries(host: &Arc<str>) -> [Query; 2] {
 }
 
 impl Share {
-    const PLAIN: Self = Self { priority: 0, weight: Weight::ONE, host: None };
+    fn plain(weight: Weight) -> Self {
+        Self { priority: 0, weight, host: None }
+    }
 
     fn of(service: &Service) -> Self {
         Self {

@@ -504,14 +504,14 @@ fn a_busy_backend_that_leaves_dns_stays_reachable_until_it_is_idle() {
     let mut world = World::new(&unprobed("workers:80"));
     world.answer("A workers", addresses(&["10.0.0.1", "10.0.0.2"]));
     let stats = Arc::clone(&world.backend("10.0.0.1:80").stats);
-    stats.cell(1).in_flight.increment();
+    stats.enter();
     world.answer("A workers", addresses(&["10.0.0.2"]));
     let leaving = world.backend("10.0.0.1:80");
     assert_eq!(leaving.presence, Presence::Leaving);
     assert!(!leaving.takes_new_work());
     world.pass(10 * SECOND);
     assert_eq!(world.addresses().len(), 2);
-    stats.cell(1).in_flight.decrement();
+    stats.leave();
     let idle = world.now;
     world.pass(SECOND);
     assert_eq!(world.addresses(), ["10.0.0.2:80"]);
@@ -525,7 +525,7 @@ fn a_leaving_backend_that_returns_keeps_its_identity_and_counts() {
     world.answer("A workers", addresses(&["10.0.0.1"]));
     world.probe("10.0.0.1:80", healthy_as("a"));
     let before = world.backend("10.0.0.1:80").clone();
-    before.stats.cell(0).in_flight.increment();
+    before.stats.enter();
     for _ in 0..3 {
         world.answer("A workers", NO_RECORDS);
     }
@@ -544,7 +544,7 @@ fn another_instance_at_an_address_is_another_backend() {
     let address = "10.0.0.1:80";
     world.probe(address, healthy_as("a"));
     let old = world.backend(address).clone();
-    old.stats.cell(0).in_flight.increment();
+    old.stats.enter();
     world.probe(address, healthy_as("b"));
     let new = world.backend(address);
     assert!(new.id > old.id);
@@ -633,7 +633,7 @@ fn an_instance_that_moves_to_another_address_is_no_clash() {
     let mut world = World::new(&settings("workers:80"));
     world.answer("A workers", addresses(&["10.0.0.1"]));
     world.probe("10.0.0.1:80", healthy_as("a"));
-    world.backend("10.0.0.1:80").stats.cell(0).in_flight.increment();
+    world.backend("10.0.0.1:80").stats.enter();
     world.answer("A workers", addresses(&["10.0.0.2"]));
     world.probe("10.0.0.2:80", healthy_as("a"));
     assert_eq!(world.addresses().len(), 2, "the old one is leaving");

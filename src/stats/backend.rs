@@ -5,15 +5,20 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use super::{Counter, Gauge, OutcomeCell, OutcomeReading, Series};
+use super::{Counter, Gauge, OutcomeCell, OutcomeReading, PeakLatency, Series};
 
-/// The counts of one backend: one cell per worker.
+/// The counts of one backend.
 ///
 /// Shared by reference between the control thread, which allocates it together with the backend's
 /// identity, and the workers. It lives as long as the identity, so a discovery refresh can neither
 /// reset a count nor let a late decrement wrap.
+///
+/// What pickers read is one cache line for all workers, written with atomic read-modify-writes:
+/// two workers that choose at the same moment must not both find the same place free (ADR 23).
+/// Everything else stays in cells with one writer each.
 #[derive(Debug)]
 pub struct BackendStats {
+    load: Load,
     cells: Box<[BackendCell]>,
     connections: Connections,
     /// Load that this balancer does not see, such as streams that came through another one: as the
@@ -27,17 +32,22 @@ pub struct BackendStats {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Connections(AtomicU64);
+/// Two cache lines apart from its neighbours, because adjacent-line prefetch would otherwise make
+/// workers that choose different backends fight over them.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Load {
+    in_flight: AtomicU64,
+    latency: PeakLatency,
+}
 
 /// What one worker counts about one backend. Only that worker writes it.
 ///
-/// Two cache lines apart from its neighbours, because adjacent-line prefetch would otherwise make
-/// two workers fight over one backend's counts.
+/// Two cache lines apart from its neighbours, for the same reason.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct BackendCell {
-    /// Exchanges running now, streams included, until their last octet.
-    pub in_flight: Gauge,
-    /// Of these, event streams.
+    /// Event streams running now.
     pub event_streams: Gauge,
     /// How requests have turned out. Untouched while nobody wants to know.
     pub outcomes: OutcomeCell,
@@ -56,7 +66,12 @@ impl BackendStats {
     /// Cells for `workers` workers.
     pub fn new(workers: usize) -> Self {
         let cells = (0..workers).map(|_| BackendCell::default()).collect();
-        Self { cells, connections: Connections::default(), unseen_load: Gauge::default() }
+        Self {
+            load: Load::default(),
+            cells,
+            connections: Connections::default(),
+            unseen_load: Gauge::default(),
+        }
     }
 
     /// The cell that worker number `worker` writes.
@@ -68,10 +83,51 @@ impl BackendStats {
         &self.cells[worker]
     }
 
-    /// Exchanges running now on all workers. Exact up to increments that happen during the sum.
+    /// Exchanges running now on all workers, streams included, until their last octet. Exact.
     #[inline]
     pub fn in_flight(&self) -> u64 {
-        self.cells.iter().map(|cell| cell.in_flight.get()).sum()
+        // Relaxed everywhere: the number guards no other memory, and whether a choice was right
+        // depends on this one number alone (`enter_if`).
+        self.load.in_flight.load(Relaxed)
+    }
+
+    /// One more exchange, whatever is running.
+    #[inline]
+    pub fn enter(&self) {
+        self.load.in_flight.fetch_add(1, Relaxed);
+    }
+
+    /// One more exchange, if exactly `seen` are running still. False when the number has changed
+    /// since it was read: then the choice that rests on it must be made again.
+    ///
+    /// Why this makes least connections exact: while exchanges only begin, a number that was read
+    /// for some other backend is at most what that backend has at the end. So whoever enters here
+    /// at `seen`, having found no lower number elsewhere, never lifts a backend more than one above
+    /// any other, however many workers do the same at the same time.
+    #[inline]
+    pub fn enter_if(&self, seen: u64) -> bool {
+        self.load.in_flight.compare_exchange(seen, seen + 1, Relaxed, Relaxed).is_ok()
+    }
+
+    /// One more exchange, unless `most` are running already.
+    #[inline]
+    pub fn enter_below(&self, most: u64) -> bool {
+        let one_more = |running: u64| (running < most).then_some(running + 1);
+        self.load.in_flight.fetch_update(Relaxed, Relaxed, one_more).is_ok()
+    }
+
+    /// One less. Stays at zero in release builds: a count that wraps would starve a backend for
+    /// ever, which is how the original balancer lost healthy ones.
+    #[inline]
+    pub fn leave(&self) {
+        let left = self.load.in_flight.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
+        debug_assert!(left.is_ok(), "an exchange left a backend that none had entered");
+    }
+
+    /// How long the backend takes to answer, over all workers.
+    #[inline]
+    pub fn latency(&self) -> &PeakLatency {
+        &self.load.latency
     }
 
     /// How requests have turned out on all workers.
@@ -142,24 +198,28 @@ impl BackendCell {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
-    fn in_flight_is_the_sum_over_workers() {
+    fn in_flight_is_what_entered_and_has_not_left() {
         let stats = BackendStats::new(3);
-        stats.cell(0).in_flight.increment();
-        stats.cell(2).in_flight.increment();
-        stats.cell(2).in_flight.increment();
+        stats.enter();
+        assert!(stats.enter_if(1));
+        assert!(!stats.enter_if(1), "two are running");
+        assert!(stats.enter_below(3));
+        assert!(!stats.enter_below(3));
         assert_eq!(stats.in_flight(), 3);
-        stats.cell(2).in_flight.decrement();
+        stats.leave();
         assert_eq!(stats.in_flight(), 2);
     }
 
     #[test]
     fn a_bound_on_connections_holds_however_many_threads_open_at_once() {
-        let stats = std::sync::Arc::new(BackendStats::new(0));
+        let stats = Arc::new(BackendStats::new(0));
         let threads = [0; 4].map(|_| {
-            let stats = std::sync::Arc::clone(&stats);
+            let stats = Arc::clone(&stats);
             std::thread::spawn(move || (0..1000).filter(|_| stats.open_below(700)).count())
         });
         let opened: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
@@ -184,8 +244,21 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_holds_however_many_threads_enter_at_once() {
+        let stats = Arc::new(BackendStats::new(0));
+        let enter = || {
+            let stats = Arc::clone(&stats);
+            move || (0..1000).filter(|_| stats.enter_below(700)).count()
+        };
+        let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(enter())).collect();
+        let entered: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+        assert_eq!((entered, stats.in_flight()), (700, 700));
+    }
+
+    #[test]
     fn an_unused_backend_costs_one_cell_per_worker() {
         assert_eq!(size_of::<BackendCell>(), 128);
+        assert_eq!(size_of::<Load>(), 128);
         assert_eq!(BackendStats::new(2).series().count(), 0);
     }
 }

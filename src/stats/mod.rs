@@ -1,10 +1,11 @@
 //! Pure: counters with one writer each, summed by whoever reads them.
 //!
 //! A worker counts in cells that only it writes; the control thread adds the cells up when somebody
-//! scrapes. Nothing here takes a lock or does an atomic read-modify-write: on x86 and arm an
-//! increment is a plain load, add and store. Readers may see a torn *set* of counters (a request
-//! counted, its duration not yet), but never a torn number. The table of live sessions is the
-//! exception that says why.
+//! scrapes. Nothing here takes a lock, and counting does no atomic read-modify-write: on x86 and
+//! arm an increment is a plain load, add and store. Two things are exceptions and say why: what
+//! pickers decide by, the load of a [`BackendStats`], which all workers write (ADR 23), and the
+//! table of live sessions. Readers may see a torn *set* of counters (a request counted, its
+//! duration not yet), but never a torn number.
 //!
 //! Owns the counts. Does not own their names: labels are put on in `control::admin::metrics`.
 
@@ -12,6 +13,7 @@ mod backend;
 mod cell;
 mod clients;
 mod histogram;
+mod latency;
 mod outcome;
 mod series;
 mod sessions;
@@ -21,6 +23,7 @@ pub use backend::{BackendCell, BackendStats};
 pub use cell::{Counter, Gauge, Held};
 pub use clients::{ClientCounts, ClientKey};
 pub use histogram::{DURATION_BUCKETS_MS, Histogram, HistogramReading};
+pub use latency::{PeakLatency, Sample};
 pub use outcome::{OutcomeCell, OutcomeReading};
 pub use series::{METHODS, Series, SeriesReading, StatusKey};
 pub use sessions::{Begun, LiveSessions, SessionOwner, SessionTag};

@@ -2,9 +2,10 @@
 //! `docs/LIFECYCLE.md`. Steps 7 and 8's pumps are in [`super::relay`].
 
 use std::{
+    num::{NonZeroU32, NonZeroU64},
     pin::pin,
     rc::Rc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use monoio::net::TcpStream;
@@ -25,7 +26,7 @@ use crate::{
     exchange::{
         Announced, Answer, Attempt, ClientFacts, CloseReason, ErrorContext, ErrorFormat, Failure,
         Fate, Origin, Persistence, Recipient, RequestPlan, Retry, Sent, Via, admit, error_format,
-        fault_of, health_answer, may_retry, write_request,
+        fault_of, hash_key, health_answer, may_retry, write_request,
     },
     http1::{Framing, HttpDate, Method, Transfer, Version, field_storage, parse_request},
     model::{InstanceId, Phase},
@@ -68,6 +69,9 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: std::n
 /// What an exchange was about and how it went, for counters and the log.
 pub(super) struct Account {
     started: Instant,
+    /// When the backend had all it gets, where it matters how long it takes from there. In
+    /// microseconds from the start: a time would take four times the room.
+    asked_us: Option<NonZeroU32>,
     method: Method,
     version: Version,
     error_format: ErrorFormat,
@@ -95,6 +99,8 @@ pub(super) struct Request {
     pub(super) instance: Option<InstanceId>,
     /// Its sessions, where there are such. Boxed: most have none.
     pub(super) session: Option<Box<Session>>,
+    /// The hash of what it is hashed on, where requests are hashed and it has that.
+    key: Option<NonZeroU64>,
     /// The head as the backend gets it, and what had arrived of the body.
     pub(super) octets: Vec<u8>,
     /// Follows the part of the body that is still to come. Boxed, because most have none, and what
@@ -109,6 +115,10 @@ impl Request {
             Some(session) => session.pin(),
             None => self.instance.as_ref().map(Pin::Instance),
         }
+    }
+
+    pub(super) fn key(&self) -> Option<u64> {
+        self.key.map(NonZeroU64::get)
     }
 }
 
@@ -276,6 +286,9 @@ fn prepare(
     if let Some(octets) = lacks().filter(|_| patience == Patience::Left && instance.is_none()) {
         return Prepared::Incomplete(octets);
     }
+    let hash_on = worker.config.hash_on().filter(|_| instance.is_none() && session.is_none());
+    let key = hash_on
+        .and_then(|on| hash_key(&head, on, client.address.ip(), &worker.config.trusted_proxies));
     let mut outgoing = worker.buffers.take(Size::Small);
     if own.is_none() {
         let facts = ClientFacts {
@@ -312,7 +325,7 @@ fn prepare(
         }
         None => {
             let rest = (!body.is_done()).then(|| Box::new(body));
-            Prepared::Forward(Request { plan, instance, session, octets: outgoing, rest })
+            Prepared::Forward(Request { plan, instance, session, key, octets: outgoing, rest })
         }
     }
 }
@@ -482,6 +495,7 @@ impl Account {
     fn new(started: Instant) -> Self {
         Self {
             started,
+            asked_us: None,
             method: Method::Other,
             version: Version::Http11,
             error_format: ErrorFormat::Text,
@@ -495,6 +509,18 @@ impl Account {
             bytes_up: 0,
             bytes_down: 0,
         }
+    }
+
+    /// The backend has all it will get.
+    pub(super) fn note_asked(&mut self) {
+        let us = u32::try_from(self.started.elapsed().as_micros());
+        self.asked_us = us.ok().and_then(NonZeroU32::new);
+    }
+
+    /// How long ago that was. `None` also for what took more than an hour to send.
+    pub(super) fn since_asked(&self) -> Option<Duration> {
+        let asked = Duration::from_micros(self.asked_us?.get().into());
+        Some(self.started.elapsed().saturating_sub(asked))
     }
 
     /// The slot of the backend that the exchange is counted against.

@@ -27,6 +27,7 @@ mod reach;
 mod relay;
 mod sessions;
 mod table;
+mod tenure;
 mod tunnel;
 mod upstream;
 mod waiting;
@@ -71,7 +72,7 @@ use door::{Door, Guest};
 use pool::Pool;
 use queue::Queue;
 use sessions::Sessions;
-use table::BackendTable;
+use table::{BackendTable, Pacing};
 use upstream::{Bounds, Upstream};
 use waiting::Waiting;
 
@@ -216,7 +217,7 @@ impl Worker {
     /// Takes over the newest snapshot, if there is one.
     fn refresh(&self) {
         let Some(snapshot) = self.subscriber.newest() else { return };
-        let left = self.table.borrow_mut().apply(&snapshot);
+        let left = self.table.borrow_mut().apply(&snapshot, self.alarms.now());
         let mut pool = self.pool.borrow_mut();
         for slot in left {
             pool.clear(slot);
@@ -265,14 +266,22 @@ async fn live(
     let heads_max = config.limits.heads_in_reading_max.get() as usize / stats.len();
     let door = Door::new(parts.connections_max, per_client_max, parts.client_hasher);
     let picker = match config.algorithm {
-        Algorithm::LeastConnections => Picker::LeastConnections,
+        Algorithm::LeastConnections => Picker::least_connections(),
+        Algorithm::LeastResponseTime => Picker::least_response_time(),
         Algorithm::RoundRobin => Picker::round_robin(),
+        Algorithm::Random => Picker::random(),
+        Algorithm::PowerOfTwo => Picker::power_of_two(),
+        Algorithm::IpHash | Algorithm::ConsistentHash => {
+            Picker::consistent_hash(config.balancing.hash_balance_percent)
+        }
     };
+    let balancing = &config.balancing;
+    let pacing = Pacing::new(balancing.slow_start, balancing.response_time_half_life);
     let worker = Rc::new(Worker {
         index,
         driver,
         all_stats: stats,
-        table: RefCell::new(BackendTable::new(index, picker, seed)),
+        table: RefCell::new(BackendTable::new(index, picker, pacing, seed)),
         pool: RefCell::new(Pool::new(config.limits.idle_connections_per_backend_max)),
         bounds,
         budget: RefCell::new(budget),
@@ -434,11 +443,12 @@ mod tests {
         let (subscriber, _bell) = link::connect(1).unwrap().workers.remove(0);
         let logger = AccessWriter::start(AccessLog::Off).unwrap().logger();
         let stats: Arc<[WorkerStats]> = [WorkerStats::default()].into();
+        let pacing = Pacing::new(None, Tick::LENGTH);
         Rc::new(Worker {
             index: 0,
             driver: ActiveDriver::Epoll,
             all_stats: stats,
-            table: RefCell::new(BackendTable::new(0, Picker::LeastConnections, 1)),
+            table: RefCell::new(BackendTable::new(0, Picker::least_connections(), pacing, 1)),
             pool: RefCell::new(Pool::new(1)),
             bounds: None,
             budget: RefCell::default(),

@@ -236,6 +236,7 @@ pub(super) async fn wait(
     worker: &Rc<Worker>,
     client: &mut Client<'_>,
     tried: &Tried,
+    key: Option<u64>,
     freshness: Freshness,
 ) -> Result<Place, Failure> {
     // Without bounds nobody is ever full.
@@ -244,7 +245,7 @@ pub(super) async fn wait(
     let _waiting = worker.stats().queue_waiting.hold();
     let began = Instant::now();
     client.alarm.set(Timer::Queue, worker.config.resilience.queue_timeout);
-    let ended = wait_with(worker, bounds, client, &ticket, tried, freshness).await;
+    let ended = wait_with(worker, bounds, client, &ticket, tried, key, freshness).await;
     client.alarm.clear(Timer::Queue);
     worker.stats().queue_waits.observe(began.elapsed());
     ended
@@ -256,6 +257,7 @@ async fn wait_with(
     client: &mut Client<'_>,
     ticket: &Ticket<'_>,
     tried: &Tried,
+    key: Option<u64>,
     freshness: Freshness,
 ) -> Result<Place, Failure> {
     // Whoever has closed its sending side by now does so with its request and waits for the answer
@@ -263,7 +265,7 @@ async fn wait_with(
     let closes_early = client.departed() == Some(Departure::Closed);
     loop {
         if ticket.is_first() {
-            match upstream::place_within(worker, bounds, tried, freshness) {
+            match upstream::place_within(worker, bounds, tried, key, freshness) {
                 Ok(place) => return Ok(place),
                 Err(NoPlace::Nobody) => return Err(Failure::NoHealthyBackend),
                 // Their unused connections may be all that is in the way.

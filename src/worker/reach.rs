@@ -42,7 +42,7 @@ pub(super) async fn reach_any(
 ) -> Result<(Slot, Checkout), Unreached> {
     let found = match held.and_then(|held| upstream::same_place(worker, held)) {
         Some(place) => Ok(place),
-        None => upstream::place(worker, tried, freshness),
+        None => upstream::place(worker, tried, request.key(), freshness),
     };
     let Place { in_flight, opening } = match found {
         Ok(place) => place,
@@ -50,7 +50,7 @@ pub(super) async fn reach_any(
         Err(NoPlace::Full) => {
             // Whoever waits holds no place.
             account.in_flight = None;
-            let wait = queue::wait(worker, client, tried, freshness);
+            let wait = queue::wait(worker, client, tried, request.key(), freshness);
             Box::pin(wait).await.map_err(|failure| match failure {
                 Failure::NoHealthyBackend => Unreached::Nobody,
                 _ => Unreached::Failed(failure),

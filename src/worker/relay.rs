@@ -23,9 +23,10 @@ use super::{
     tunnel::{self, Copied},
 };
 use crate::{
+    config::Algorithm,
     exchange::{
-        ExchangeEnd, Failure, Fate, Flush, RequestPlan, ResponsePlan, Sent, Then, Timer, conclude,
-        plan_response, write_response,
+        ExchangeEnd, Failure, Fate, Flush, Origin, RequestPlan, ResponsePlan, Sent, Then, Timer,
+        conclude, plan_response, write_response,
     },
     http1::{
         BodyError, BodyLimits, Edits, Field, HeadScan, LeadingLine, Transfer, field_storage,
@@ -34,7 +35,7 @@ use crate::{
     link::Report,
     model::Phase,
     session::instance_in,
-    stats::Held,
+    stats::{Held, Sample},
     sys::{Duplex, Ending, Readiness},
 };
 
@@ -158,6 +159,7 @@ where
         let answered = self.response_head(request).await;
         self.awaits_head = false;
         self.client.alarm.clear(Timer::ResponseHead);
+        self.note_latency(&answered);
         let (plan, out, rest) = answered?;
         // From here on nothing is sent again: a stream must not pin what it was asked with.
         self.worker.buffers.give(std::mem::take(&mut request.octets));
@@ -169,10 +171,30 @@ where
 
     /// The backend has all it will get: from here on, it is its turn. Interim responses do not
     /// prolong the wait, or a backend could send one after the other for ever.
-    fn expect_head(&self) {
+    fn expect_head(&mut self) {
+        if self.worker.config.algorithm == Algorithm::LeastResponseTime {
+            self.account.note_asked();
+        }
         if let Some(wait) = self.worker.config.timeouts.response_head {
             self.client.alarm.set(Timer::ResponseHead, wait);
         }
+    }
+
+    /// How long a backend takes to answer is known when its head is here: what follows depends on
+    /// the client too, and a stream ends when somebody has read enough.
+    fn note_latency(&self, answered: &Result<(ResponsePlan, Vec<u8>, Vec<u8>), Failure>) {
+        let (Some(took), Some(slot)) = (self.account.since_asked(), self.account.slot()) else {
+            return;
+        };
+        let sample = match answered {
+            Ok((plan, ..)) if plan.status < 500 => Sample::Served,
+            Ok(_) => Sample::Failed,
+            Err(failure) if failure.origin() == Origin::Upstream => Sample::Failed,
+            // A client that left says nothing about the backend.
+            Err(_) => return,
+        };
+        let table = self.worker.table.borrow();
+        table.observe(slot, sample, took, self.worker.alarms.now());
     }
 
     /// Reads heads until one is final. Gives its plan, the outgoing head, and the octets that

@@ -4,25 +4,22 @@
 //! running on this worker; pools and guards are indexed by it.
 //!
 //! Invariants
-//! - A slot's `in_flight` equals the exchanges that hold it, and is what this worker has written
-//!   into its cell of the backend's counts.
+//! - A slot's `in_flight` equals the exchanges that hold it, and is what this worker has added to
+//!   the backend's count.
 //! - A backend that left takes no new exchange.
 //! - A slot is given to another backend only when nobody holds it.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::atomic::{Ordering::SeqCst, fence},
-};
+use std::{collections::HashMap, net::SocketAddr, num::NonZeroU32, time::Duration};
 
+use super::tenure::{Tenure, WEIGHT_PARTS, Window};
 use crate::{
-    balance::{Candidates, Picker},
+    balance::{Candidates, Condition, Member, Picker},
     exchange::Tick,
     model::{
         Backend, BackendId, Health, HealthCounts, InitialisationProgress, InstanceId, Presence,
         Rng, Snapshot, Version,
     },
-    stats::{BackendCell, BackendStats},
+    stats::{BackendCell, BackendStats, Sample},
 };
 
 /// Index of a backend in one worker's table.
@@ -31,7 +28,7 @@ pub(super) struct Slot(pub(super) u32);
 
 /// How long a backend that refused a connection is avoided by this worker, if others will do. Long
 /// enough to spare the next requests the wait, short enough not to overrule the health checks.
-const AVOIDED_AFTER_CONNECT_FAILURE: std::time::Duration = std::time::Duration::from_secs(1);
+const AVOIDED_AFTER_CONNECT_FAILURE: Duration = Duration::from_secs(1);
 
 /// The backends as this worker sees them.
 #[derive(Debug)]
@@ -46,10 +43,33 @@ pub(super) struct BackendTable {
     by_instance: HashMap<InstanceId, Slot>,
     /// Those that have told no instance: they are known by where they are.
     nameless: HashMap<SocketAddr, Slot>,
-    /// Those that may take new work: healthy, present, and of the best priority that has any.
+    /// Those that may take new work: healthy, present, and of the best priority that has any. In
+    /// order of identity, which is what pickers number them by.
     eligible: Vec<Slot>,
+    /// When the weights of those that ramp up are looked at next; `None` while nobody does.
+    next_ramp_step: Option<Tick>,
+    pacing: Pacing,
     picker: Picker,
     rng: Rng,
+}
+
+/// What the table knows about time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pacing {
+    slow_start: Window,
+    latency_half_life_ticks: NonZeroU32,
+}
+
+impl Pacing {
+    /// `slow_start`: how long a backend that joins others takes to come to its full weight, where
+    /// not at once. `latency_half_life`: the time in which a measured latency comes to count half.
+    pub(super) fn new(slow_start: Option<Duration>, latency_half_life: Duration) -> Self {
+        let half_life_ticks = NonZeroU32::new(Tick::count(latency_half_life));
+        Self {
+            slow_start: Window(slow_start.map_or(0, Tick::count)),
+            latency_half_life_ticks: half_life_ticks.unwrap_or(NonZeroU32::MIN),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -60,6 +80,9 @@ struct Entry {
     avoided_until: Tick,
     /// When the control thread may be told again that requests fail.
     told_until: Tick,
+    tenure: Tenure,
+    /// Share of new work at this moment, in parts of [`WEIGHT_PARTS`].
+    weight: u32,
 }
 
 impl Entry {
@@ -75,12 +98,21 @@ impl Entry {
     }
 }
 
-/// Backends that this request has tried.
-#[derive(Clone, Copy, Debug, Default)]
+/// Backends that this request has tried. Every connection has room for it, so it has no flags.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Tried {
-    slots: [Option<Slot>; 4],
+    slots: [Slot; 4],
     /// The request may begin a session, which counts against the backend that gets it.
     begins_session: bool,
+}
+
+/// A slot that no table has.
+const NO_SLOT: Slot = Slot(u32::MAX);
+
+impl Default for Tried {
+    fn default() -> Self {
+        Self { slots: [NO_SLOT; 4], begins_session: false }
+    }
 }
 
 impl Tried {
@@ -91,18 +123,18 @@ impl Tried {
 
     /// All of them may be asked again.
     pub(super) fn forget(&mut self) {
-        self.slots = Default::default();
+        self.slots = [NO_SLOT; 4];
     }
 
     /// Notes a backend. More than four are not tried per request (`exchange::may_retry`).
     pub(super) fn note(&mut self, slot: Slot) {
-        if let Some(place) = self.slots.iter_mut().find(|place| place.is_none()) {
-            *place = Some(slot);
+        if let Some(place) = self.slots.iter_mut().find(|place| **place == NO_SLOT) {
+            *place = slot;
         }
     }
 
     fn contains(&self, slot: Slot) -> bool {
-        self.slots.contains(&Some(slot))
+        self.slots.contains(&slot)
     }
 }
 
@@ -110,9 +142,9 @@ struct View<'a> {
     entries: &'a [Entry],
     eligible: &'a [Slot],
     tried: &'a Tried,
-    /// Backends avoided until later than this, and those that say that they are full, are excluded;
-    /// `None` excludes only the tried.
-    now: Option<Tick>,
+    avoids: Avoids,
+    now: Tick,
+    half_life_ticks: NonZeroU32,
     /// Backends that have no room are excluded too.
     room: Option<Room<'a>>,
     /// Backends with relatively more sessions than this one are excluded as well.
@@ -156,6 +188,13 @@ impl Sessions {
     }
 }
 
+/// Whether backends that refused a connection lately, or say that they are full, are excluded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Avoids {
+    Refusers,
+    Nobody,
+}
+
 impl View<'_> {
     fn entry(&self, candidate: usize) -> &Entry {
         &self.entries[self.eligible[candidate].0 as usize]
@@ -179,14 +218,19 @@ impl Candidates for View<'_> {
     }
 
     fn weight(&self, candidate: usize) -> u32 {
-        self.entry(candidate).backend.weight_hundredths()
+        self.entry(candidate).weight
+    }
+
+    fn latency_us(&self, candidate: usize) -> Option<u32> {
+        let latency = self.entry(candidate).backend.stats.latency();
+        latency.average_us(self.now.0, self.half_life_ticks)
     }
 
     fn is_excluded(&self, candidate: usize) -> bool {
         self.tried.contains(self.eligible[candidate])
-            || self.now.is_some_and(|now| {
+            || (self.avoids == Avoids::Refusers && {
                 let entry = self.entry(candidate);
-                entry.avoided_until > now || entry.is_full()
+                entry.avoided_until > self.now || entry.is_full()
             })
             || self.room.is_some_and(|room| {
                 room.is_full(self.eligible[candidate], &self.entry(candidate).backend)
@@ -194,6 +238,19 @@ impl Candidates for View<'_> {
             || self
                 .fewest
                 .is_some_and(|fewest| Sessions::of(&self.entry(candidate).backend).exceeds(fewest))
+    }
+
+    fn enter(&self, candidate: usize, condition: Condition) -> bool {
+        let stats = &self.entry(candidate).backend.stats;
+        let requests_max = self.room.map_or(u64::MAX, |room| room.requests_max);
+        match condition {
+            Condition::Any => stats.enter_below(requests_max),
+            Condition::Load(seen) => {
+                // What others run there was part of the choice, and is none of our count.
+                let ours = seen.saturating_sub(stats.unseen_load.get());
+                ours < requests_max && stats.enter_if(ours)
+            }
+        }
     }
 }
 
@@ -206,7 +263,7 @@ fn claim(backend: &Backend) -> (bool, bool, BackendId) {
 
 impl BackendTable {
     /// A table of worker number `worker` that knows nobody.
-    pub(super) fn new(worker: usize, picker: Picker, seed: u64) -> Self {
+    pub(super) fn new(worker: usize, picker: Picker, pacing: Pacing, seed: u64) -> Self {
         Self {
             worker,
             version: Version::NONE,
@@ -218,6 +275,8 @@ impl BackendTable {
             by_instance: HashMap::new(),
             nameless: HashMap::new(),
             eligible: Vec::new(),
+            next_ramp_step: None,
+            pacing,
             picker,
             rng: Rng::new(seed),
         }
@@ -244,7 +303,7 @@ impl BackendTable {
 
     /// Takes over a snapshot. Backends that stay keep their slot and their counts. Returns the
     /// slots whose backend is no longer known: nothing idle may be kept for them.
-    pub(super) fn apply(&mut self, snapshot: &Snapshot) -> Vec<Slot> {
+    pub(super) fn apply(&mut self, snapshot: &Snapshot, now: Tick) -> Vec<Slot> {
         debug_assert!(snapshot.version > self.version, "a snapshot older than the table");
         self.version = snapshot.version;
         self.counts = snapshot.health_counts();
@@ -269,6 +328,7 @@ impl BackendTable {
             }
         }
         self.index(snapshot);
+        self.weigh(now);
         self.check_invariants();
         left
     }
@@ -283,6 +343,8 @@ impl BackendTable {
                     is_known: true,
                     avoided_until: Tick(0),
                     told_until: Tick(0),
+                    tenure: Tenure::Out,
+                    weight: WEIGHT_PARTS,
                 };
                 let slot = match self.free.pop() {
                     Some(slot) => {
@@ -325,21 +387,64 @@ impl BackendTable {
         }
     }
 
-    /// Chooses a backend for a request that any may serve; where there are bounds, one with room.
+    /// Brings tenures and weights up to `now`, and tells the picker.
+    fn weigh(&mut self, now: Tick) {
+        let Self { entries, eligible, pacing, picker, rng, .. } = self;
+        let window = pacing.slow_start;
+        let mut takes_work = vec![false; entries.len()];
+        for slot in eligible.iter() {
+            takes_work[slot.0 as usize] = true;
+        }
+        let can_carry = |slot: &Slot| entries[slot.0 as usize].tenure.can_carry(now, window);
+        let is_carried = eligible.iter().any(can_carry);
+        for (entry, takes_work) in entries.iter_mut().zip(takes_work) {
+            entry.tenure = entry.tenure.next(takes_work, is_carried, now, window);
+            let full_weight = entry.backend.weight_hundredths();
+            entry.weight = full_weight * entry.tenure.parts(now, window);
+        }
+        let member = |slot: &Slot| {
+            let Entry { backend, weight, .. } = &entries[slot.0 as usize];
+            let full_weight = backend.weight_hundredths();
+            Member { id: backend.id, address: backend.address, weight: *weight, full_weight }
+        };
+        let members: Vec<Member> = eligible.iter().map(member).collect();
+        picker.prepare(&members, rng);
+        let is_ramping =
+            |slot: &Slot| matches!(entries[slot.0 as usize].tenure, Tenure::Ramping(_));
+        self.next_ramp_step = eligible.iter().any(is_ramping).then(|| window.next_step(now));
+    }
+
+    /// Chooses a backend for a request that any may serve, where there are bounds one with room, and
+    /// counts the exchange against it: whoever gets the slot must give it back with
+    /// [`Self::release`]. `key` is the hash of what the request is hashed on.
     /// For one that may begin a session, it is one of those with the fewest sessions: all are
     /// looked at, because a session is placed once, and stays where it is.
     pub(super) fn pick(
         &mut self,
         tried: &Tried,
+        key: Option<u64>,
         now: Tick,
         room: Option<Room<'_>>,
     ) -> Option<Slot> {
-        let Self { entries, eligible, picker, rng, .. } = self;
-        let mut view = View { entries, eligible, tried, now: Some(now), room, fewest: None };
+        if self.next_ramp_step.is_some_and(|at| at <= now) {
+            self.weigh(now);
+        }
+        let Self { entries, eligible, picker, pacing, rng, .. } = self;
+        let half_life_ticks = pacing.latency_half_life_ticks;
+        let mut view = View {
+            entries,
+            eligible,
+            tried,
+            avoids: Avoids::Refusers,
+            now,
+            half_life_ticks,
+            room,
+            fewest: None,
+        };
         if tried.begins_session {
             view.fewest = view.fewest_sessions();
         }
-        let picked = picker.pick(&view, rng).or_else(|| {
+        let picked = picker.pick(&view, key, rng).or_else(|| {
             view.fewest = None;
             // Who is only full will have room; waiting for that is better than asking the avoided.
             if view.room.take().is_some() && (0..view.count()).any(|i| !view.is_excluded(i)) {
@@ -347,10 +452,18 @@ impl BackendTable {
             }
             // Everybody refused a connection lately, or says that it is full: better such a backend
             // than none.
-            (view.now, view.room) = (None, room);
-            picker.pick(&view, rng)
+            (view.avoids, view.room) = (Avoids::Nobody, room);
+            picker.pick(&view, key, rng)
         })?;
-        Some(self.eligible[picked])
+        let slot = self.eligible[picked];
+        self.entries[slot.0 as usize].in_flight += 1;
+        Some(slot)
+    }
+
+    /// Takes in how long the backend took to answer.
+    pub(super) fn observe(&self, slot: Slot, sample: Sample, took: Duration, now: Tick) {
+        let half_life_ticks = self.pacing.latency_half_life_ticks;
+        self.backend(slot).stats.latency().observe(sample, took, now.0, half_life_ticks);
     }
 
     /// Whether anybody could take a request that these have not served, were they not full.
@@ -406,31 +519,18 @@ impl BackendTable {
         may_tell
     }
 
-    /// Counts an exchange against the slot.
+    /// Counts an exchange against a slot that was not picked but named.
     pub(super) fn acquire(&mut self, slot: Slot) {
         let entry = &mut self.entries[slot.0 as usize];
         entry.in_flight += 1;
-        entry.backend.stats.cell(self.worker).in_flight.increment();
+        entry.backend.stats.enter();
     }
 
-    /// Counts an exchange against the slot, unless so many run there already. Of two workers that
-    /// do so at the same time the later sees both.
-    pub(super) fn acquire_below(&mut self, slot: Slot, requests_max: u64) -> bool {
-        self.acquire(slot);
-        // Every worker counts before its fence and adds up behind it.
-        fence(SeqCst);
-        let has_room = self.backend(slot).stats.in_flight() <= requests_max;
-        if !has_room {
-            self.release(slot);
-        }
-        has_room
-    }
-
-    /// Takes an exchange back that [`Self::acquire`] counted.
+    /// Takes an exchange back that [`Self::pick`] or [`Self::acquire`] counted.
     pub(super) fn release(&mut self, slot: Slot) {
         let entry = &mut self.entries[slot.0 as usize];
         entry.in_flight -= 1;
-        entry.backend.stats.cell(self.worker).in_flight.decrement();
+        entry.backend.stats.leave();
         if entry.in_flight == 0 && !entry.is_known {
             self.free.push(slot);
         }
@@ -454,247 +554,11 @@ impl BackendTable {
             }
             let known = self.entries.iter().filter(|e| e.is_known).count();
             debug_assert_eq!(known, self.by_id.len(), "a known backend is not indexed");
+            let ordered = self.eligible.iter().map(|slot| self.entries[slot.0 as usize].backend.id);
+            debug_assert!(ordered.is_sorted(), "the eligible are out of order");
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::model::{Hints, Initialisation, Panic, Standing, Weight};
-
-    fn backend(id: u64, instance: &str) -> Backend {
-        Backend {
-            id: BackendId(id),
-            address: format!("127.0.0.1:{}", 1000 + id).parse().unwrap(),
-            instance: InstanceId::parse(instance.as_bytes()).ok(),
-            health: Health::Healthy,
-            presence: Presence::Present,
-            draining: None,
-            standing: Standing::Admitted,
-            hints: Hints::default(),
-            initialisation: Initialisation::Settled,
-            weight: Weight::ONE,
-            priority: 0,
-            stats: Arc::new(BackendStats::new(1)),
-        }
-    }
-
-    fn snapshot(version: u64, backends: &[Backend]) -> Snapshot {
-        Snapshot { version: Version(version), backends: backends.to_vec(), ..Snapshot::empty() }
-    }
-
-    fn table() -> BackendTable {
-        BackendTable::new(0, Picker::LeastConnections, 1)
-    }
-
-    #[test]
-    fn counts_and_slots_survive_a_refresh() {
-        let (a, b) = (backend(1, "a"), backend(2, "b"));
-        let mut table = table();
-        table.apply(&snapshot(1, &[a.clone(), b.clone()]));
-        let slot = table.instance("b").unwrap();
-        table.acquire(slot);
-        assert_eq!(table.apply(&snapshot(2, &[b.clone(), backend(3, "c")])).len(), 1);
-        assert_eq!(table.instance("b"), Some(slot));
-        assert_eq!(b.stats.in_flight(), 1);
-        table.release(slot);
-        assert_eq!(b.stats.in_flight(), 0);
-        assert_eq!(table.instance("a"), None);
-    }
-
-    #[test]
-    fn a_slot_in_use_is_not_given_away() {
-        let (a, b) = (backend(1, "a"), backend(2, "b"));
-        let mut table = table();
-        table.apply(&snapshot(1, std::slice::from_ref(&a)));
-        let slot = table.pick(&Tried::default(), Tick(0), None).unwrap();
-        table.acquire(slot);
-        assert_eq!(table.apply(&snapshot(2, &[b])), [slot]);
-        assert_ne!(table.instance("b"), Some(slot));
-        assert!(!table.is_known(slot));
-        table.release(slot);
-        assert_eq!(a.stats.in_flight(), 0);
-        table.apply(&snapshot(3, &[backend(3, "c")]));
-        assert_eq!(table.instance("c"), Some(slot));
-    }
-
-    #[test]
-    fn an_unhealthy_instance_is_reachable_by_name_only() {
-        let mut table = table();
-        let sick = Backend { health: Health::Unhealthy, ..backend(1, "a") };
-        let leaving = Backend { presence: Presence::Leaving, ..backend(2, "b") };
-        table.apply(&snapshot(1, &[sick, leaving]));
-        assert_eq!(table.pick(&Tried::default(), Tick(0), None), None);
-        assert!(table.instance("a").is_some() && table.instance("b").is_some());
-        assert_eq!(table.counts(), HealthCounts { total: 1, healthy: 0, usable: 0 });
-    }
-
-    #[test]
-    fn a_lower_priority_serves_only_when_no_higher_one_can() {
-        let mut table = table();
-        let spare = Backend { priority: 10, ..backend(1, "spare") };
-        let main = backend(2, "main");
-        table.apply(&snapshot(1, &[spare.clone(), main.clone()]));
-        assert_eq!(table.pick(&Tried::default(), Tick(0), None), table.instance("main"));
-        let main = Backend { health: Health::Unhealthy, ..main };
-        table.apply(&snapshot(2, &[spare, main]));
-        assert_eq!(table.pick(&Tried::default(), Tick(0), None), table.instance("spare"));
-    }
-
-    #[test]
-    fn an_ejected_instance_is_reachable_by_name_only_unless_there_is_panic() {
-        let mut table = table();
-        let bad = Backend { standing: Standing::Ejected, ..backend(1, "bad") };
-        let sick = Backend { health: Health::Unhealthy, ..backend(2, "sick") };
-        let good = backend(3, "good");
-        let mut picks = |version, panic| {
-            let backends = [bad.clone(), sick.clone(), good.clone()];
-            table.apply(&Snapshot { panic, ..snapshot(version, &backends) });
-            let names = ["bad", "sick", "good"];
-            assert!(names.iter().all(|name| table.instance(name).is_some()));
-            let mut pick = || table.pick(&Tried::default(), Tick(0), None);
-            let slots: Vec<Slot> = (0..100).filter_map(|_| pick()).collect();
-            let name = |slot: &Slot| table.backend(*slot).instance.as_ref().unwrap().to_string();
-            let mut picked: Vec<String> = slots.iter().map(name).collect();
-            picked.sort();
-            picked.dedup();
-            (picked, table.counts())
-        };
-        let counts = |usable| HealthCounts { total: 3, healthy: 1, usable };
-        assert_eq!(picks(1, Panic::Off), (vec!["good".to_owned()], counts(1)));
-        let both = ["bad", "good"].map(str::to_owned);
-        assert_eq!(picks(2, Panic::Ejections), (both.to_vec(), counts(2)));
-        let all = ["bad", "good", "sick"].map(str::to_owned);
-        assert_eq!(picks(3, Panic::Everything), (all.to_vec(), counts(3)));
-    }
-
-    #[test]
-    fn what_a_backend_says_about_its_load_is_heeded() {
-        let small = Hints { capacity: std::num::NonZeroU32::new(2), ..Hints::default() };
-        let (a, b) = (Backend { hints: small, ..backend(1, "a") }, backend(2, "b"));
-        let mut table = table();
-        table.apply(&snapshot(1, &[a.clone(), b.clone()]));
-        let slot = |table: &BackendTable, name| table.instance(name).unwrap();
-        let (slot_a, slot_b) = (slot(&table, "a"), slot(&table, "b"));
-        let pick = |table: &mut BackendTable| table.pick(&Tried::default(), Tick(0), None).unwrap();
-        for _ in 0..5 {
-            table.acquire(slot_b);
-        }
-        table.acquire(slot_a);
-        assert_eq!(pick(&mut table), slot_a);
-        table.acquire(slot_a);
-        assert_eq!(pick(&mut table), slot_b, "the other one is full, though it has less to do");
-        table.release(slot_a);
-        // Streams that came through somebody else count as ours do.
-        a.stats.unseen_load.set(1);
-        assert_eq!(pick(&mut table), slot_b);
-        a.stats.unseen_load.set(0);
-        b.stats.unseen_load.set(7);
-        assert_eq!(pick(&mut table), slot_a);
-        // Whoever is full is still better than nobody.
-        table.apply(&snapshot(2, std::slice::from_ref(&a)));
-        table.acquire(slot_a);
-        assert_eq!(pick(&mut table), slot_a);
-    }
-
-    #[test]
-    fn work_is_shared_as_backends_ask_for_it() {
-        let half = Hints { weight_percent: Some(50), ..Hints::default() };
-        let (a, b) = (Backend { hints: half, ..backend(1, "a") }, backend(2, "b"));
-        let mut table = table();
-        table.apply(&snapshot(1, &[a.clone(), b.clone()]));
-        for _ in 0..300 {
-            let slot = table.pick(&Tried::default(), Tick(0), None).unwrap();
-            table.acquire(slot);
-        }
-        assert!((99..=101).contains(&a.stats.in_flight()), "{}", a.stats.in_flight());
-    }
-
-    #[test]
-    fn the_control_thread_is_told_once_a_tick_of_a_backend_that_fails() {
-        let mut table = table();
-        table.apply(&snapshot(1, &[backend(1, "a"), backend(2, "b")]));
-        let (a, b) = (table.instance("a").unwrap(), table.instance("b").unwrap());
-        let told = |table: &mut BackendTable, slot, tick| table.may_tell_of(slot, Tick(tick));
-        assert!(told(&mut table, a, 7));
-        assert!(!told(&mut table, a, 7));
-        assert!(told(&mut table, b, 7));
-        assert!(told(&mut table, a, 8));
-    }
-
-    #[test]
-    fn a_backend_that_refused_is_avoided_unless_it_is_the_last() {
-        let mut table = table();
-        table.apply(&snapshot(1, &[backend(1, "a"), backend(2, "b")]));
-        let a = table.instance("a").unwrap();
-        let b = table.instance("b").unwrap();
-        table.avoid(a, Tick(0));
-        assert!((0..50).all(|_| table.pick(&Tried::default(), Tick(1), None) == Some(b)));
-        let mut tried = Tried::default();
-        tried.note(b);
-        assert_eq!(table.pick(&tried, Tick(1), None), Some(a));
-        tried.note(a);
-        assert_eq!(table.pick(&tried, Tick(1), None), None);
-    }
-
-    #[test]
-    fn of_those_that_claim_one_instance_a_present_healthy_and_old_one_has_it() {
-        let leaving = Backend { presence: Presence::Leaving, ..backend(1, "same") };
-        let sick = Backend { health: Health::Unhealthy, ..backend(2, "same") };
-        let (old, young) = (backend(3, "same"), backend(4, "same"));
-        let mut table = table();
-        let mut owner = |version, backends: &[Backend]| {
-            table.apply(&snapshot(version, backends));
-            table.backend(table.instance("same").unwrap()).id.0
-        };
-        assert_eq!(owner(1, std::slice::from_ref(&leaving)), 1);
-        assert_eq!(owner(2, &[leaving.clone(), sick.clone()]), 2);
-        assert_eq!(owner(3, &[leaving, sick, old, young]), 3);
-    }
-
-    proptest! {
-        /// Any sequence of refreshes, acquisitions and releases: the cells hold exactly the
-        /// exchanges that are held.
-        #[test]
-        fn cells_equal_guards(steps in proptest::collection::vec((0_u8..3, 0_u64..6), 1..200)) {
-            let all: Vec<Backend> = (0..6).map(|id| backend(id, &format!("i{id}"))).collect();
-            let mut table = table();
-            let mut held: Vec<(Slot, BackendId)> = Vec::new();
-            let mut version = 0;
-            for (what, choice) in steps {
-                match what {
-                    0 => {
-                        version += 1;
-                        let some: Vec<Backend> = all
-                            .iter()
-                            .filter(|b| (b.id.0 * 7 + choice * 5 + version) % 3 != 0)
-                            .cloned()
-                            .collect();
-                        table.apply(&snapshot(version, &some));
-                    }
-                    1 => {
-                        if let Some(slot) = table.pick(&Tried::default(), Tick(0), None) {
-                            table.acquire(slot);
-                            held.push((slot, table.backend(slot).id));
-                        }
-                    }
-                    _ if !held.is_empty() => {
-                        let index = usize::try_from(choice).unwrap() % held.len();
-                        table.release(held.swap_remove(index).0);
-                    }
-                    _ => {}
-                }
-                table.check_invariants();
-                for b in &all {
-                    let want = held.iter().filter(|(_, id)| *id == b.id).count();
-                    prop_assert_eq!(b.stats.in_flight(), want as u64);
-                }
-            }
-        }
-    }
-}
+mod tests;

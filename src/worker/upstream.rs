@@ -56,7 +56,7 @@ pub(super) struct InFlight {
 impl InFlight {
     pub(super) fn new(worker: &Rc<Worker>, slot: Slot) -> Self {
         worker.table.borrow_mut().acquire(slot);
-        Self { worker: Rc::clone(worker), slot, is_event_stream: false }
+        Self::picked(worker, slot)
     }
 
     /// The exchange has turned out to be an event stream, and is counted as one until it ends.
@@ -64,6 +64,11 @@ impl InFlight {
         if !std::mem::replace(&mut self.is_event_stream, true) {
             self.worker.table.borrow().cell(self.slot).event_streams.increment();
         }
+    }
+
+    /// The guard of an exchange that was counted when its backend was picked.
+    fn picked(worker: &Rc<Worker>, slot: Slot) -> Self {
+        Self { worker: Rc::clone(worker), slot, is_event_stream: false }
     }
 
     pub(super) fn slot(&self) -> Slot {
@@ -180,18 +185,19 @@ pub(super) enum Freshness {
 pub(super) fn place(
     worker: &Rc<Worker>,
     tried: &Tried,
+    key: Option<u64>,
     freshness: Freshness,
 ) -> Result<Place, NoPlace> {
     match &worker.bounds {
         None => {
-            let slot = worker.table.borrow_mut().pick(tried, worker.alarms.now(), None);
-            let in_flight = InFlight::new(worker, slot.ok_or(NoPlace::Nobody)?);
+            let slot = worker.table.borrow_mut().pick(tried, key, worker.alarms.now(), None);
+            let in_flight = InFlight::picked(worker, slot.ok_or(NoPlace::Nobody)?);
             let opening = unbounded(worker, in_flight.slot(), freshness);
             Ok(Place { in_flight, opening })
         }
         // Who comes first is served first.
         Some(bounds) if !bounds.queue.is_empty() => Err(no_place(worker, tried)),
-        Some(bounds) => place_within(worker, bounds, tried, freshness),
+        Some(bounds) => place_within(worker, bounds, tried, key, freshness),
     }
 }
 
@@ -200,6 +206,7 @@ pub(super) fn place_within(
     worker: &Rc<Worker>,
     bounds: &Bounds,
     tried: &Tried,
+    key: Option<u64>,
     freshness: Freshness,
 ) -> Result<Place, NoPlace> {
     let &Bounds { requests_max, connections_max, .. } = bounds;
@@ -207,16 +214,11 @@ pub(super) fn place_within(
         let has_idle = |slot| worker.pool.borrow().has(slot);
         let room = Room { requests_max, connections_max, has_idle: &has_idle };
         let now = worker.alarms.now();
-        let Some(slot) = worker.table.borrow_mut().pick(tried, now, Some(room)) else { break };
-        let is_counted = worker.table.borrow_mut().acquire_below(slot, requests_max);
-        if !is_counted {
-            continue;
-        }
+        let picked = worker.table.borrow_mut().pick(tried, key, now, Some(room));
+        let Some(slot) = picked else { break };
         match bounded(worker, slot, freshness, connections_max) {
             Some(opening) => {
-                let in_flight =
-                    InFlight { worker: Rc::clone(worker), slot, is_event_stream: false };
-                return Ok(Place { in_flight, opening });
+                return Ok(Place { in_flight: InFlight::picked(worker, slot), opening });
             }
             // Not through the guard, which would call somebody to the place that is none.
             None => worker.table.borrow_mut().release(slot),

@@ -188,7 +188,7 @@ fn the_original_s_series_keep_names_labels_help_and_buckets() {
     served(&a, 0, Method::Post, 200, 3);
     served(&a, 1, Method::Post, 200, 700);
     served(&a, 1, Method::Get, 0, 20_000);
-    a.stats.cell(1).in_flight.increment();
+    a.stats.enter();
     let world = World {
         plane: PlaneCounters { discovery_operations: 5, ..PlaneCounters::default() },
         ..world(vec![a])
@@ -239,8 +239,8 @@ fn two_identities_at_one_address_are_one_series() {
     old.presence = Presence::Leaving;
     served(&old, 0, Method::Post, 200, 1);
     served(&new, 1, Method::Post, 200, 1);
-    old.stats.cell(0).in_flight.increment();
-    new.stats.cell(0).in_flight.increment();
+    old.stats.enter();
+    new.stats.enter();
     let scraped = world(vec![old, new]).scrape();
     let requests = scraped.of("stepflow_lb_requests_total");
     assert_eq!(requests.len(), 1);
