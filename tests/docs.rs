@@ -206,7 +206,7 @@ fn pages_keep_their_length() {
     let limits = [
         ("docs/ARCHITECTURE.md", 260),
         ("docs/LIFECYCLE.md", 160),
-        ("docs/GUARANTEES.md", 150),
+        ("docs/GUARANTEES.md", 220),
         ("docs/THREAT_MODEL.md", 110),
         ("docs/STYLE.md", 120),
     ];

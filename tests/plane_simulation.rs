@@ -1,13 +1,17 @@
 //! The control plane under random weather, against a model that is too simple to be wrong.
 //!
-//! Every seed is one run: random answers and failures of DNS, probe results, reports, exchanges
-//! that begin and end, clock jumps and the end of the process, in random order. After each step
+//! Every seed is one run: random answers and failures of DNS, probe results with hints, reports,
+//! exchanges that begin, end and fail, drains, clock jumps and the end of the process, in random
+//! order. After each step
 //! the last snapshot is compared with what the model expects. A run that fails prints its seed and
 //! step; `LB_SIM_SEED=<seed> cargo test --test plane_simulation` plays it again, and
 //! `LB_SIM_RUNS=<n>` runs more of them.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot set up its world has failed")]
 #![allow(clippy::print_stderr, reason = "what a failed run must show")]
+
+#[path = "plane_simulation/conduct.rs"]
+mod conduct;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,18 +22,21 @@ use std::{
 };
 
 use stepflow_load_balancer::{
-    health::{Policy, ProbeFailure, ProbeSuccess, ProbeVerdict},
+    health::{Policy, ProbeFailure, ProbeSuccess, ProbeVerdict, outlier},
     model::{
-        Backend, BackendId, Health, Initialisation, Initialize, InstanceId, Phase, Presence,
-        Recording, Report, Rng, Snapshot, Target, Version,
+        Backend, BackendId, DrainCause, Health, Hint, Hints, Initialisation, Initialize,
+        InstanceId, Panic, Phase, Presence, Recording, Report, Rng, Snapshot, Standing, Target,
+        Version,
     },
     plane::{
-        Absence, DrainTimes, Input, Output, PanicPolicy, PanicScope, Plane, PlaneEvent, Query,
-        QueryKind, QuestionId, Refresh, ReplayFailure, Resolution, ResolveFailure, Service,
+        Absence, DrainScope, DrainTimes, Input, Output, PanicPolicy, PanicScope, Plane, PlaneEvent,
+        Query, QueryKind, QuestionId, Refresh, ReplayFailure, Resolution, ResolveFailure, Service,
         Settings,
     },
     stats::BackendStats,
 };
+
+use conduct::{Conduct, Outcome};
 
 const RUNS: u64 = 300;
 const STEPS: usize = 400;
@@ -63,12 +70,33 @@ fn scenario(rng: &mut Rng) -> Scenario {
         targets: Target::parse_list(upstream).unwrap(),
         refresh: Refresh { min: SECOND, max: 30 * SECOND },
         health: (rng.below(4) > 0).then_some(policy),
-        outliers: None,
-        panic: PanicPolicy { threshold_percent: 50, scope: PanicScope::Ejections },
+        outliers: (rng.below(4) > 0).then(|| outliers(rng)),
+        panic: PanicPolicy {
+            threshold_percent: *pick(rng, &[0, 1, 50, 50, 100]),
+            scope: *pick(rng, &[PanicScope::Ejections, PanicScope::Everything]),
+        },
         drain: DrainTimes { grace: 5 * SECOND, drain: 30 * SECOND },
         workers: 2,
     };
     Scenario { settings, has_srv: *has_srv }
+}
+
+fn outliers(rng: &mut Rng) -> outlier::Policy {
+    let some_of = |rng: &mut Rng, most| {
+        let limit = NonZeroU32::new(number(rng, 1, most));
+        limit.filter(|_| rng.below(4) > 0)
+    };
+    outlier::Policy {
+        failures_in_a_row: some_of(rng, 6),
+        connect_failures_in_a_row: some_of(rng, 4),
+        failure_percent: (rng.below(2) == 0).then(|| *pick(rng, &[1, 50, 100])),
+        window: Duration::from_millis(*pick(rng, &[300, 5_000, 10_000, 20_000])),
+        requests_min: NonZeroU32::new(number(rng, 1, 20)).unwrap(),
+        ejection: Duration::from_millis(rng.below(20_000) + 1),
+        ejection_max: Duration::from_secs(20 + rng.below(60)),
+        ejected_percent_max: *pick(rng, &[0, 10, 50, 50, 100]),
+        ends: *pick(rng, &[outlier::Ends::ByTime, outlier::Ends::ByProbe]),
+    }
 }
 
 fn number(rng: &mut Rng, low: u32, high: u32) -> u32 {
@@ -91,12 +119,34 @@ struct Known {
     absences: u32,
 }
 
-/// What one backend's probes have led to.
+/// What one backend's probes, its own words and its operator have led to.
 #[derive(Clone)]
 struct Patient {
     health: Health,
     passed: u32,
     failed: u32,
+    hints: Hints,
+    order: Option<DrainScope>,
+}
+
+impl Patient {
+    fn new(health: Health) -> Self {
+        Self { health, passed: 0, failed: 0, hints: Hints::default(), order: None }
+    }
+
+    fn draining(&self) -> Option<DrainCause> {
+        let wants_rest = self.hints.draining || self.hints.weight_percent == Some(0);
+        let own = wants_rest.then_some(DrainCause::Backend);
+        self.order.map(|_| DrainCause::Operator).or(own)
+    }
+}
+
+/// What one step was about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Probe,
+    Outcome,
+    Other,
 }
 
 struct Run {
@@ -125,6 +175,12 @@ struct Run {
     replaced: BTreeSet<BackendId>,
     running: Vec<Arc<BackendStats>>,
     idle_since: BTreeMap<BackendId, Instant>,
+    conduct: Conduct,
+    /// How bad each backend is, in percent of its requests.
+    badness: BTreeMap<BackendId, u64>,
+    kind: Kind,
+    /// The picture at the beginning of the step, and of the call.
+    before_step: Vec<Backend>,
     shutdowns: u32,
     is_over: bool,
 }
@@ -150,7 +206,6 @@ impl Run {
             step: 0,
             rng,
             now: start,
-            scenario,
             trace: Vec::new(),
             questions: Vec::new(),
             probes: Vec::new(),
@@ -167,9 +222,15 @@ impl Run {
             replaced: BTreeSet::new(),
             running: Vec::new(),
             idle_since: BTreeMap::new(),
+            conduct: Conduct::new(scenario.settings.outliers, start),
+            badness: BTreeMap::new(),
+            kind: Kind::Other,
+            before_step: Vec::new(),
             shutdowns: 0,
             is_over: false,
+            scenario,
         };
+        run.conduct.is_reading_due(start);
         run.collect();
         run.check();
         run
@@ -178,13 +239,17 @@ impl Run {
     fn play(&mut self) {
         while self.step < STEPS && !self.is_over {
             self.step += 1;
+            self.kind = Kind::Other;
+            self.before_step = self.backends();
+            self.conduct.begin_step();
             match self.rng.below(100) {
-                0..25 => self.answer_question(),
-                25..50 => self.end_probe(),
-                50..57 => self.report(),
-                57..60 => self.end_replay(),
-                60..72 => self.begin_or_end_exchange(),
-                72..98 => self.pass_time(),
+                0..18 => self.answer_question(),
+                18..38 => self.end_probe(),
+                38..43 => self.report(),
+                43..46 => self.end_replay(),
+                46..54 => self.begin_or_end_exchange(),
+                54..76 => self.fare(),
+                76..97 => self.pass_time(),
                 _ => self.rare(),
             }
             self.check();
@@ -194,14 +259,32 @@ impl Run {
 
     fn handle(&mut self, input: Input) {
         self.trace.push(format!("> {input:?}"));
+        let was = self.backends();
+        let reported = match &input {
+            Input::Reported(Report::Failing(id) | Report::ConnectFailed(id)) => Some(*id),
+            _ => None,
+        };
         self.plane.handle(input, self.now);
         self.collect();
+        if let Some(id) = reported {
+            self.conduct.read(Some(id), &was, &self.backends(), self.now);
+        }
+        self.read_all_if_due(&was);
+    }
+
+    fn read_all_if_due(&mut self, was: &[Backend]) {
+        if !self.is_over && self.conduct.is_reading_due(self.now) {
+            self.conduct.read(None, was, &self.backends(), self.now);
+        }
     }
 
     fn collect(&mut self) {
         while let Some(output) = self.plane.poll_output() {
             assert!(!self.is_over, "nothing follows an exit, but {output:?}");
-            self.trace.push(format!("{output:?}"));
+            self.trace.push(match &output {
+                Output::Publish(snapshot) => shown(snapshot),
+                output => format!("{output:?}"),
+            });
             match output {
                 Output::Resolve { question, query } => self.asked(question, query),
                 Output::Probe { backend, address } => {
@@ -283,15 +366,23 @@ impl Run {
                     Some(_) => Health::Unprobed,
                     None => Health::Healthy,
                 };
-                self.patients.insert(*id, Patient { health, passed: 0, failed: 0 });
+                self.patients.insert(*id, Patient::new(health));
+                self.conduct.arrived(*id, self.now);
             }
+            PlaneEvent::BackendEjected { id, reason, length, ejections, .. } => {
+                self.conduct.ejected(*id, *reason, *length, *ejections, self.now);
+            }
+            PlaneEvent::BackendReadmitted { id, .. } => self.conduct.readmitted(*id, self.now),
+            PlaneEvent::EjectionWithheld { .. } => self.conduct.withheld += 1,
             PlaneEvent::InstanceChanged { id, address, old, new, .. } => {
                 assert_ne!(old, new);
                 let predecessor = self.backends().into_iter().find(|b| b.address == *address);
                 let predecessor = predecessor.expect("somebody to succeed").id;
                 self.replaced.insert(predecessor);
-                let health = self.patients[&predecessor].health;
-                self.patients.insert(*id, Patient { health, passed: 0, failed: 0 });
+                let Patient { health, order, .. } = self.patients[&predecessor];
+                let order = order.filter(|scope| *scope == DrainScope::Address);
+                self.patients.insert(*id, Patient { order, ..Patient::new(health) });
+                self.conduct.arrived(*id, self.now);
             }
             _ => {}
         }
@@ -421,6 +512,7 @@ impl Run {
         if self.probes.is_empty() {
             return;
         }
+        self.kind = Kind::Probe;
         let at = index(&mut self.rng, self.probes.len());
         let backend = self.probes.swap_remove(at);
         let verdict = self.verdict();
@@ -446,7 +538,8 @@ impl Run {
         let policy = self.scenario.settings.health.expect("who is probed is judged");
         let patient = self.patients.get_mut(&id).expect("a patient");
         match verdict {
-            Ok(_) => {
+            Ok(success) => {
+                patient.hints = success.hints;
                 (patient.passed, patient.failed) = (patient.passed + 1, 0);
                 if patient.passed >= policy.healthy_threshold.get() {
                     patient.health = Health::Healthy;
@@ -467,11 +560,14 @@ impl Run {
         match rng.below(10) {
             0..3 => Err(*pick(rng, &[ProbeFailure::Refused, ProbeFailure::ResponseTimeout])),
             3 => Err(ProbeFailure::Local),
-            4..7 => Ok(ProbeSuccess::default()),
+            4..6 => Ok(ProbeSuccess::default()),
+            6 => Ok(ProbeSuccess { hints: hints(rng), ..ProbeSuccess::default() }),
             _ => Ok(ProbeSuccess {
                 instance: Some(instance(rng)),
                 ignored: None,
-                ..ProbeSuccess::default()
+                hints: hints(rng),
+                active_streams: (rng.below(2) == 0).then(|| number(rng, 0, 9)),
+                ignored_hint: (rng.below(8) == 0).then_some(Hint::Capacity),
             }),
         }
     }
@@ -513,6 +609,47 @@ impl Run {
         self.handle(Input::Replayed { backend, outcome });
     }
 
+    /// Requests turn out well or badly, and a worker may say so.
+    fn fare(&mut self) {
+        self.kind = Kind::Outcome;
+        // Of the replaced as well: what ran on them still ends.
+        let ids: Vec<BackendId> = self.seen.keys().copied().collect();
+        if ids.is_empty() {
+            return;
+        }
+        let current = self.backends();
+        let id = match current.is_empty() || self.rng.below(20) == 0 {
+            true => *pick(&mut self.rng, &ids),
+            false => pick(&mut self.rng, &current).id,
+        };
+        let rng = &mut self.rng;
+        if rng.below(20) == 0 {
+            self.badness.insert(id, *pick(rng, &[0, 0, 50, 95, 100]));
+        }
+        let badness = *self.badness.entry(id).or_insert_with(|| *pick(rng, &[0, 50, 95, 100]));
+        for _ in 0..1 + rng.below(12) {
+            let outcome = match (rng.below(100) < badness, rng.below(3)) {
+                (false, _) => Outcome::Passed,
+                (true, 0) => Outcome::Failed,
+                (true, _) if badness == 100 => Outcome::ConnectFailed,
+                (true, _) => Outcome::Failed,
+            };
+            let cell = &self.seen[&id].1.cell(index(rng, 2)).outcomes;
+            match outcome {
+                Outcome::Passed => cell.pass(),
+                Outcome::Failed => cell.fail(),
+                Outcome::ConnectFailed => cell.fail_connect(),
+            }
+            self.trace.push(format!("{id:?} {outcome:?}"));
+            self.conduct.count(id, outcome, self.now);
+        }
+        match rng.below(3) {
+            0 => self.handle(Input::Reported(Report::Failing(id))),
+            1 => self.handle(Input::Reported(Report::ConnectFailed(id))),
+            _ => {}
+        }
+    }
+
     fn begin_or_end_exchange(&mut self) {
         let backends = self.backends();
         if self.rng.below(2) == 0 && !self.running.is_empty() {
@@ -532,7 +669,9 @@ impl Run {
             _ => self.rng.below(500),
         };
         let end = self.now + Duration::from_millis(ms);
-        let is_jump = self.rng.below(4) == 0;
+        // Looks at the counts come each second, which is too often for hours.
+        let is_long = ms > 60_000 && self.scenario.settings.outliers.is_some();
+        let is_jump = self.rng.below(4) == 0 || is_long;
         self.trace.push(format!("-- {ms} ms{}", if is_jump { ", in one jump" } else { "" }));
         if is_jump {
             self.now = end;
@@ -547,8 +686,10 @@ impl Run {
     }
 
     fn tick(&mut self) {
+        let was = self.backends();
         self.plane.handle_timeout(self.now);
         self.collect();
+        self.read_all_if_due(&was);
         if let Some(at) = self.plane.poll_timeout() {
             assert!(at > self.now, "a timeout that is not over after it was handled");
         }
@@ -556,7 +697,17 @@ impl Run {
     }
 
     fn rare(&mut self) {
-        match self.rng.below(8) {
+        match self.rng.below(10) {
+            8.. if !self.seen.is_empty() => {
+                let ids: Vec<BackendId> = self.seen.keys().copied().collect();
+                let backend = *pick(&mut self.rng, &ids);
+                let scopes = [None, Some(DrainScope::Instance), Some(DrainScope::Address)];
+                let order = *pick(&mut self.rng, &scopes);
+                if self.backends().iter().any(|b| b.id == backend) {
+                    self.patients.get_mut(&backend).unwrap().order = order;
+                }
+                self.handle(Input::DrainOrdered { backend, order });
+            }
             0 => {
                 self.shutdowns += 1;
                 self.handle(Input::Shutdown);
@@ -602,7 +753,16 @@ impl Run {
         let mut addresses = BTreeSet::new();
         for backend in &backends {
             assert!(addresses.insert(backend.address), "one backend per address");
-            assert_eq!(backend.health, self.patients[&backend.id].health, "{backend:?}");
+            let patient = &self.patients[&backend.id];
+            assert_eq!(backend.health, patient.health, "{backend:?}");
+            assert_eq!(backend.hints, patient.hints, "{backend:?}");
+            assert_eq!(backend.draining, patient.draining(), "{backend:?}");
+            let is_free = backend.presence == Presence::Present
+                && backend.draining.is_none()
+                && backend.initialisation == Initialisation::Settled;
+            let is_good = backend.health == Health::Healthy && is_free;
+            let is_in = backend.standing == Standing::Admitted;
+            assert_eq!(backend.takes_new_work(), is_good && is_in, "{backend:?}");
             if backend.presence == Presence::Leaving {
                 assert!(!backend.takes_new_work());
             }
@@ -621,13 +781,48 @@ impl Run {
         } else {
             assert_eq!(present, wanted);
         }
+        self.check_panic();
+        let is_probe = self.kind == Kind::Probe;
+        self.conduct.check(&self.before_step, &backends, self.now, is_probe);
+        if self.kind == Kind::Outcome {
+            self.conduct.check_somebody_is_left(&backends);
+        }
         let counters = self.plane.counters();
+        assert_eq!(counters.ejections.iter().sum::<u64>(), self.conduct.ejections);
+        assert_eq!(counters.ejections_withheld, self.conduct.withheld);
         assert_eq!(counters.publishes, self.snapshot.as_ref().map_or(0, |s| s.version.0));
         assert_eq!(counters.discovery_operations, self.answered);
         assert_eq!(
             counters.probes_passed + counters.probes_failed.iter().sum::<u64>(),
             self.probed
         );
+    }
+
+    /// What is overlooked follows from the picture alone.
+    fn check_panic(&self) {
+        let Some(snapshot) = &self.snapshot else { return };
+        let policy = self.scenario.settings.panic;
+        let may = |b: &&Backend| {
+            b.presence == Presence::Present
+                && b.draining.is_none()
+                && b.initialisation == Initialisation::Settled
+                && b.health != Health::Unprobed
+        };
+        let judged: Vec<&Backend> = snapshot.backends.iter().filter(may).collect();
+        let healthy: Vec<_> = judged.iter().filter(|b| b.health == Health::Healthy).collect();
+        let taking = healthy.iter().filter(|b| b.standing == Standing::Admitted).count();
+        let whole = match policy.scope {
+            PanicScope::Ejections => healthy.len(),
+            PanicScope::Everything => judged.len(),
+        };
+        let too_few = |n: usize| n * 100 < whole * usize::from(policy.threshold_percent);
+        let (want, used) = match (too_few(taking), too_few(healthy.len())) {
+            (false, _) => (Panic::Off, taking),
+            (true, false) => (Panic::Ejections, healthy.len()),
+            (true, true) => (Panic::Everything, judged.len()),
+        };
+        assert_eq!(snapshot.panic, want);
+        assert_eq!(snapshot.health_counts().usable, used);
     }
 
     /// The process can always be ended, whatever state it is in.
@@ -643,6 +838,25 @@ impl Run {
         }
         assert!(self.is_over);
         assert_eq!(self.plane.poll_timeout(), None);
+    }
+}
+
+/// A picture in a line of reasonable length.
+fn shown(snapshot: &Snapshot) -> String {
+    let Snapshot { version, phase, panic, backends, .. } = snapshot;
+    let backend = |b: &Backend| {
+        let Backend { id, health, presence, draining, standing, .. } = b;
+        format!("{} {health:?} {presence:?} {draining:?} {standing:?}", id.0)
+    };
+    let backends: Vec<String> = backends.iter().map(backend).collect();
+    format!("Publish {} {phase:?} {panic:?} [{}]", version.0, backends.join(", "))
+}
+
+fn hints(rng: &mut Rng) -> Hints {
+    Hints {
+        weight_percent: (rng.below(4) == 0).then(|| *pick(rng, &[0, 10, 100])),
+        capacity: if rng.below(4) == 0 { NonZeroU32::new(number(rng, 1, 9)) } else { None },
+        draining: rng.below(6) == 0,
     }
 }
 
@@ -682,6 +896,14 @@ fn random_runs_agree_with_the_model() {
             "BackendLeft",
             "BackendReturned",
             "BackendGone",
+            "BackendDraining",
+            "BackendUndrained",
+            "BackendEjected",
+            "BackendReadmitted",
+            "EjectionWithheld",
+            "PanicBegan",
+            "PanicEnded",
+            "HintIgnored",
             "BackendHealthy",
             "BackendUnhealthy",
             "ProbeFailed",

@@ -150,10 +150,10 @@ impl HealthMachine {
     }
 
     /// The probe that was running has ended; sets the time of the next one. A backend that is in
-    /// is asked after `interval`, or `interval_failing` if it has just failed, one that is out after
-    /// a quarter of the interval (not below one second, not above the interval), each with ±10 %
-    /// jitter. Behind the very first success comes a random part of the interval instead, which
-    /// spreads backends that were discovered together.
+    /// is asked after `interval`, or `interval_failing` if it has just failed; one that is out
+    /// after a quarter of the interval (not below one second, not above the interval), each with
+    /// ±10 % jitter. Behind the very first success comes a random part of the interval instead,
+    /// which spreads backends that were discovered together.
     pub fn observe(
         &mut self,
         outcome: Outcome,

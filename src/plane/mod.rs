@@ -399,6 +399,7 @@ impl Plane {
         self.version = self.version.next();
         let mut backends = self.roster.backends();
         let initialisation = self.initialisations.reconcile(&mut backends, now);
+        self.roster.note_initialisations(&backends);
         let panic = self.panic_policy.judge(backends.iter());
         let phase = self.life.phase();
         let snapshot = Snapshot { version: self.version, phase, panic, initialisation, backends };

@@ -47,6 +47,8 @@ pub(super) struct Roster {
     entries: BTreeMap<BackendId, Entry>,
     by_address: BTreeMap<SocketAddr, BackendId>,
     claims: Claims,
+    /// Those that waited for an initialisation when the last picture was made.
+    uninitialised: BTreeSet<BackendId>,
     leaving: BTreeSet<BackendId>,
     schedule: BTreeSet<(Instant, BackendId)>,
     running: BTreeSet<BackendId>,
@@ -113,6 +115,7 @@ impl Roster {
             entries: BTreeMap::new(),
             by_address: BTreeMap::new(),
             claims: Claims::default(),
+            uninitialised: BTreeSet::new(),
             leaving: BTreeSet::new(),
             schedule: BTreeSet::new(),
             running: BTreeSet::new(),
@@ -376,26 +379,6 @@ impl Roster {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.ordered_drain = order;
         self.settle_drain(id, journal);
-    }
-
-    /// Whether a backend is being drained follows from who wants it.
-    fn settle_drain(&mut self, id: BackendId, journal: &mut Journal) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        let wanted = entry.wanted_drain();
-        let backend = &mut entry.backend;
-        let before = std::mem::replace(&mut backend.draining, wanted);
-        if before == wanted {
-            return;
-        }
-        self.is_changed = true;
-        let (address, instance) = (backend.address, backend.instance.clone());
-        let in_flight = backend.stats.in_flight();
-        journal.event(match (wanted, before) {
-            (Some(cause), _) => {
-                PlaneEvent::BackendDraining { id, address, instance, cause, in_flight }
-            }
-            (None, _) => PlaneEvent::BackendUndrained { id, address, instance },
-        });
     }
 
     /// A worker could not connect: asks the backend at once. Gives back the host to resolve anew.

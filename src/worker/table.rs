@@ -414,11 +414,11 @@ impl BackendTable {
         self.next_ramp_step = eligible.iter().any(is_ramping).then(|| window.next_step(now));
     }
 
-    /// Chooses a backend for a request that any may serve, where there are bounds one with room, and
-    /// counts the exchange against it: whoever gets the slot must give it back with
-    /// [`Self::release`]. `key` is the hash of what the request is hashed on.
-    /// For one that may begin a session, it is one of those with the fewest sessions: all are
-    /// looked at, because a session is placed once, and stays where it is.
+    /// Chooses a backend for a request that any may serve, where there are bounds one with room,
+    /// and counts the exchange against it: whoever gets the slot must give it back with
+    /// [`Self::release`]. `key` is the hash of what the request is hashed on. For one that may
+    /// begin a session, it is one of those with the fewest sessions: all are looked at, because a
+    /// session is placed once, and stays where it is.
     pub(super) fn pick(
         &mut self,
         tried: &Tried,

@@ -82,8 +82,8 @@ fn eight_in_turn() -> Duration {
 
 #[test]
 fn a_place_that_another_worker_frees_is_taken_at_once() {
-    // By ticks alone most of them would wait for up to 50 ms each. A machine that is busy with other
-    // things is slow now and then, and not every time.
+    // By ticks alone most of them would wait for up to 50 ms each. A machine that is busy with
+    // other things is slow now and then, and not every time.
     let mut rounds = (0..20).map(|_| eight_in_turn());
     let is_fast = |took: &Duration| *took < Duration::from_millis(100);
     assert!(rounds.any(|took| is_fast(&took)), "never within 100 ms");

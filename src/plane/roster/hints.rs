@@ -33,4 +33,24 @@ impl Roster {
         }
         self.settle_drain(id, journal);
     }
+
+    /// Whether a backend is being drained follows from who wants it.
+    pub(super) fn settle_drain(&mut self, id: BackendId, journal: &mut Journal) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let wanted = entry.wanted_drain();
+        let backend = &mut entry.backend;
+        let before = std::mem::replace(&mut backend.draining, wanted);
+        if before == wanted {
+            return;
+        }
+        self.is_changed = true;
+        let (address, instance) = (backend.address, backend.instance.clone());
+        let in_flight = backend.stats.in_flight();
+        journal.event(match (wanted, before) {
+            (Some(cause), _) => {
+                PlaneEvent::BackendDraining { id, address, instance, cause, in_flight }
+            }
+            (None, _) => PlaneEvent::BackendUndrained { id, address, instance },
+        });
+    }
 }

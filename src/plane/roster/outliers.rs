@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::Roster;
 use crate::{
     health::outlier::{Ends, Policy, Reason},
-    model::{BackendId, Presence, Standing},
+    model::{Backend, BackendId, Initialisation, Presence, Standing},
     plane::{PlaneEvent, journal::Journal},
 };
 
@@ -20,6 +20,13 @@ impl Roster {
     /// When the next ejection ends.
     pub(in crate::plane) fn next_readmission(&self) -> Option<Instant> {
         self.ejected.first().map(|(at, _)| *at)
+    }
+
+    /// Who waits for its initialisation, as this picture of all backends has it: whoever does takes
+    /// no new work, so it is no reserve for one that is ejected.
+    pub(in crate::plane) fn note_initialisations(&mut self, backends: &[Backend]) {
+        let waits = |b: &&Backend| b.initialisation == Initialisation::Pending;
+        self.uninitialised = backends.iter().filter(waits).map(|b| b.id).collect();
     }
 
     /// Looks at the counts of every backend.
@@ -60,8 +67,9 @@ impl Roster {
     }
 
     fn may_eject_one_more(&self, policy: &Policy) -> bool {
-        let backends = || self.entries.values().map(|entry| &entry.backend);
-        let is_one_left = backends().filter(|b| b.takes_new_work()).nth(1).is_some();
+        let backends = self.entries.values().map(|entry| &entry.backend);
+        let takes_work = |b: &&Backend| b.takes_new_work() && !self.uninitialised.contains(&b.id);
+        let is_one_left = backends.filter(takes_work).nth(1).is_some();
         is_one_left && self.ejected_present() < policy.ejected_max(self.present())
     }
 

@@ -279,6 +279,7 @@ fn every_backend_is_in_one_state() {
         ("unprobed", 3),
         ("draining", 2),
         ("ejected", 1),
+        ("uninitialised", 1),
         ("leaving", 2),
     ];
     let mut backends = Vec::new();
@@ -297,6 +298,7 @@ fn every_backend_is_in_one_state() {
                     backend.standing = if n == 0 { Standing::Ejected } else { Standing::Admitted };
                 }
                 "ejected" => backend.standing = Standing::Ejected,
+                "uninitialised" => backend.initialisation = Initialisation::Pending,
                 "leaving" => {
                     backend.presence = Presence::Leaving;
                     backend.draining = (n == 0).then_some(DrainCause::Backend);

@@ -1,0 +1,247 @@
+//! The model of ejections: what each backend's requests have met, in order, and what must follow.
+//!
+//! The product sees sums per worker at certain moments; the model sees every outcome in its order.
+//! So it knows two rows of failures: the true one, which an ejection must have, and a sure one of
+//! failures that no success can lie between, which must lead to an ejection.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
+
+use stepflow_load_balancer::{
+    health::outlier::{Ends, Policy, Reason},
+    model::{Backend, BackendId, Presence, Standing},
+};
+
+/// How a request turned out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Passed,
+    Failed,
+    ConnectFailed,
+}
+
+pub(crate) struct Conduct {
+    policy: Option<Policy>,
+    next_reading: Instant,
+    backends: BTreeMap<BackendId, Record>,
+    /// Let in before their time, in this step.
+    early: Vec<BackendId>,
+    has_ejected: bool,
+    pub(crate) ejections: u64,
+    pub(crate) withheld: u64,
+}
+
+struct Record {
+    row: u64,
+    connect_row: u64,
+    /// Every outcome, when it was counted.
+    history: Vec<(Instant, Outcome)>,
+    /// Outcomes since the last look at the counts.
+    unread: Vec<Outcome>,
+    sure_row: u64,
+    sure_connect_row: u64,
+    /// When the counts were last looked at.
+    read_at: Instant,
+    ejections: u32,
+    in_since: Instant,
+    out_until: Option<Instant>,
+}
+
+impl Conduct {
+    pub(crate) fn new(policy: Option<Policy>, now: Instant) -> Self {
+        Self {
+            policy,
+            next_reading: now,
+            backends: BTreeMap::new(),
+            early: Vec::new(),
+            has_ejected: false,
+            ejections: 0,
+            withheld: 0,
+        }
+    }
+
+    /// A process that nobody knew.
+    pub(crate) fn arrived(&mut self, id: BackendId, now: Instant) {
+        let record = Record {
+            row: 0,
+            connect_row: 0,
+            history: Vec::new(),
+            unread: Vec::new(),
+            sure_row: 0,
+            sure_connect_row: 0,
+            read_at: now,
+            ejections: 0,
+            in_since: now,
+            out_until: None,
+        };
+        self.backends.insert(id, record);
+    }
+
+    pub(crate) fn count(&mut self, id: BackendId, outcome: Outcome, now: Instant) {
+        let Some(record) = self.backends.get_mut(&id) else { return };
+        (record.row, record.connect_row) = match outcome {
+            Outcome::Passed => (0, 0),
+            Outcome::Failed => (record.row + 1, 0),
+            Outcome::ConnectFailed => (record.row + 1, record.connect_row + 1),
+        };
+        record.history.push((now, outcome));
+        record.unread.push(outcome);
+    }
+
+    /// A step begins.
+    pub(crate) fn begin_step(&mut self) {
+        self.early.clear();
+        self.has_ejected = false;
+    }
+
+    pub(crate) fn ejected(
+        &mut self,
+        id: BackendId,
+        reason: Reason,
+        length: Duration,
+        ejections: u32,
+        now: Instant,
+    ) {
+        let policy = self.policy.expect("nobody is ejected without a policy");
+        let record = self.backends.get_mut(&id).expect("a backend");
+        assert_eq!(record.out_until, None, "ejected twice");
+        let reaches = |row: u64, limit: Option<NonZeroU32>| {
+            row >= u64::from(limit.expect("a reason that is not switched off").get())
+        };
+        match reason {
+            Reason::ConsecutiveFailures => {
+                assert!(reaches(record.row, policy.failures_in_a_row), "{} in a row", record.row);
+            }
+            Reason::ConnectFailures => {
+                let row = record.connect_row;
+                assert!(reaches(row, policy.connect_failures_in_a_row), "{row} in a row");
+            }
+            Reason::FailureRate => {
+                // What is looked at late counts as if it had just happened.
+                let oldest = now.checked_sub(policy.window).expect("clocks began long ago");
+                let since = oldest.min(record.read_at);
+                let recent = record.history.iter().filter(|(at, _)| *at >= since);
+                let failed = recent.filter(|(_, outcome)| *outcome != Outcome::Passed).count();
+                let percent = u64::from(policy.failure_percent.expect("a share"));
+                let least = u64::from(policy.requests_min.get()) * percent;
+                assert!(failed as u64 * 100 >= least.max(1), "{failed} failures");
+            }
+        }
+        let good_for = (now - record.in_since).as_nanos();
+        let forgiven = u32::try_from(good_for / policy.ejection.as_nanos()).unwrap_or(u32::MAX);
+        record.ejections = record.ejections.saturating_sub(forgiven) + 1;
+        assert_eq!(ejections, record.ejections);
+        assert_eq!(length, (policy.ejection * ejections).min(policy.ejection_max));
+        record.out_until = Some(now + length);
+        self.ejections += 1;
+        self.has_ejected = true;
+    }
+
+    pub(crate) fn readmitted(&mut self, id: BackendId, now: Instant) {
+        let record = self.backends.get_mut(&id).expect("a backend");
+        let until = record.out_until.take().expect("nobody comes back who was not out");
+        if now < until {
+            self.early.push(id);
+        }
+        record.in_since = now;
+        (record.sure_row, record.sure_connect_row) = (0, 0);
+        record.unread.clear();
+    }
+
+    /// The counts of this backend, or of all, are looked at. `was` and `is` are the pictures before
+    /// and behind the step.
+    pub(crate) fn read(
+        &mut self,
+        only: Option<BackendId>,
+        was: &[Backend],
+        is: &[Backend],
+        now: Instant,
+    ) {
+        let passing = |backends: &[Backend]| -> BTreeSet<BackendId> {
+            backends.iter().filter(|b| b.passes_checks()).map(|b| b.id).collect()
+        };
+        let (was_room, is_room) = (self.has_room(was), self.has_room(is));
+        let (was, is) = (passing(was), passing(is));
+        for (id, record) in &mut self.backends {
+            if only.is_some_and(|only| only != *id) {
+                continue;
+            }
+            let unread = std::mem::take(&mut record.unread);
+            record.read_at = now;
+            let add = |row: u64, ends: fn(Outcome) -> bool, counts: fn(Outcome) -> bool| {
+                let news = unread.iter().filter(|o| counts(**o)).count() as u64;
+                if unread.iter().any(|o| ends(*o)) { 0 } else { row + news }
+            };
+            let passed = |o| o == Outcome::Passed;
+            let connect_failed = |o| o == Outcome::ConnectFailed;
+            record.sure_row = add(record.sure_row, passed, |o| o != Outcome::Passed);
+            record.sure_connect_row =
+                add(record.sure_connect_row, |o| o != Outcome::ConnectFailed, connect_failed);
+            // What is met by whoever takes no new work is forgotten.
+            if record.out_until.is_some() || !was.contains(id) || !is.contains(id) {
+                (record.sure_row, record.sure_connect_row) = (0, 0);
+            }
+            let reaches = |row: u64, limit: Option<NonZeroU32>| {
+                limit.is_some_and(|limit| row >= u64::from(limit.get()))
+            };
+            let is_bad = self.policy.is_some_and(|policy| {
+                reaches(record.sure_row, policy.failures_in_a_row)
+                    || reaches(record.sure_connect_row, policy.connect_failures_in_a_row)
+            });
+            assert!(!is_bad || !was_room || !is_room, "{id:?} fails and is not ejected");
+        }
+    }
+
+    /// One more could be ejected of these.
+    fn has_room(&self, backends: &[Backend]) -> bool {
+        let taking = backends.iter().filter(|b| b.takes_new_work()).count();
+        taking >= 2 && self.room(backends) > 0
+    }
+
+    /// How many more could be out, were there enough that take new work.
+    fn room(&self, backends: &[Backend]) -> usize {
+        let Some(policy) = self.policy else { return 0 };
+        let present: Vec<_> = backends.iter().filter(|b| b.presence == Presence::Present).collect();
+        let share = present.len() * usize::from(policy.ejected_percent_max) / 100;
+        let least = usize::from(present.len() >= 2 && policy.ejected_percent_max > 0);
+        let out = present.iter().filter(|b| b.standing == Standing::Ejected).count();
+        share.max(least).checked_sub(out).expect("no more are out than the share")
+    }
+
+    /// Whether the counts of all are looked at in a call at this time.
+    pub(crate) fn is_reading_due(&mut self, now: Instant) -> bool {
+        let Some(policy) = self.policy else { return false };
+        let is_due = self.next_reading <= now;
+        if is_due {
+            self.next_reading = now + policy.reading_period();
+        }
+        is_due
+    }
+
+    /// What must hold of every picture.
+    pub(crate) fn check(&self, was: &[Backend], is: &[Backend], now: Instant, probing: bool) {
+        let out: BTreeSet<BackendId> =
+            is.iter().filter(|b| b.standing == Standing::Ejected).map(|b| b.id).collect();
+        let there = |id: &BackendId| is.iter().any(|b| b.id == *id);
+        let believed = self.backends.iter().filter(|(id, r)| r.out_until.is_some() && there(id));
+        assert_eq!(out, believed.map(|(id, _)| *id).collect());
+        let Some(policy) = self.policy else { return };
+        self.room(is);
+        for (id, record) in self.backends.iter().filter(|(id, _)| there(id)) {
+            assert!(record.out_until.is_none_or(|until| until > now), "{id:?} has been out enough");
+        }
+        let present = |backends: &[Backend]| {
+            backends.iter().filter(|b| b.presence == Presence::Present).count()
+        };
+        let may_be_early = present(is) < present(was) || (probing && policy.ends == Ends::ByProbe);
+        assert!(self.early.is_empty() || may_be_early, "{:?} came back too early", self.early);
+    }
+
+    /// In a step in which nothing else happened than that requests failed, somebody is left.
+    pub(crate) fn check_somebody_is_left(&self, is: &[Backend]) {
+        assert!(!self.has_ejected || is.iter().any(Backend::takes_new_work), "nobody is left");
+    }
+}
