@@ -122,6 +122,19 @@ fn finishing_writes_all_that_was_queued() {
 }
 
 #[test]
+fn what_mcp_says_about_a_request_is_in_its_line_and_cannot_break_it() {
+    let mcp = McpRecord {
+        method: Some(loggable(b"tools/call")),
+        name: Some(loggable(b"add two\nnumbers \xff")),
+    };
+    let said = AccessRecord { mcp: Some(Box::new(mcp)), routed: Routed::Session, ..record() };
+    let lines = written(&log("info", LogFormat::Text), [said]);
+    let want =
+        "routed=session mcp_method=tools/call mcp_name=add%20two%0Anumbers%20%FF duration_ms";
+    assert!(lines[0].contains(want), "{}", lines[0]);
+}
+
+#[test]
 fn a_full_queue_refuses_records_and_waits_for_nobody() {
     // A writer that is stuck until the test lets it go.
     struct Stuck(mpsc::Sender<()>, Receiver<()>);

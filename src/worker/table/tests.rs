@@ -74,6 +74,40 @@ fn an_unhealthy_instance_is_reachable_by_name_only() {
 }
 
 #[test]
+fn a_session_goes_to_the_fewest_for_the_weight_of_those_that_may_have_it() {
+    let (a, b) = (backend(1, "a"), backend(2, "b"));
+    let heavy = Backend { weight: Weight::from_srv(3), ..backend(3, "c") };
+    let mut table = table();
+    table.apply(&snapshot(1, &[a.clone(), b.clone(), heavy.clone()]), Tick(0));
+    let slot = |table: &BackendTable, name: &str| table.instance(name).unwrap();
+    let (a_slot, b_slot, c_slot) = (slot(&table, "a"), slot(&table, "b"), slot(&table, "c"));
+    a.stats.cell(0).sessions_opened.add(2);
+    b.stats.cell(0).sessions_opened.add(1);
+    heavy.stats.cell(0).sessions_opened.add(4);
+    // Busy, which matters to the algorithm and not to a session.
+    (0..9).for_each(|_| table.acquire(b_slot));
+    let mut tried = Tried::for_session();
+    let pick = |table: &mut BackendTable, tried: &Tried, now| {
+        let slot = table.pick(tried, None, now, None)?;
+        table.release(slot);
+        Some(slot)
+    };
+    assert_eq!(pick(&mut table, &tried, Tick(0)), Some(b_slot));
+    assert_ne!(pick(&mut table, &Tried::default(), Tick(0)), Some(b_slot));
+    // 4 of weight 3 are fewer than 2 of weight 1.
+    tried.note(b_slot);
+    assert_eq!(pick(&mut table, &tried, Tick(0)), Some(c_slot));
+    table.avoid(c_slot, Tick(0));
+    assert_eq!(pick(&mut table, &tried, Tick(1)), Some(a_slot));
+    tried.note(a_slot);
+    assert_eq!(pick(&mut table, &tried, Tick(1)), Some(c_slot));
+    // One that is about to begin counts.
+    let _pending = b.stats.cell(0).sessions_pending.hold();
+    a.stats.cell(0).sessions_closed.add(1);
+    assert_eq!(pick(&mut table, &Tried::for_session(), Tick(1)), Some(a_slot));
+}
+
+#[test]
 fn a_lower_priority_serves_only_when_no_higher_one_can() {
     let mut table = table();
     let spare = Backend { priority: 10, ..backend(1, "spare") };
