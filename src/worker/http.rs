@@ -69,8 +69,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: std::n
 /// What an exchange was about and how it went, for counters and the log.
 pub(super) struct Account {
     started: Instant,
-    /// When the backend had all it gets, where it matters how long it takes from there. In
-    /// microseconds from the start: a time would take four times the room.
+    /// When the backend had all it gets, in microseconds from the start: half the room of a time.
     asked_us: Option<NonZeroU32>,
     method: Method,
     version: Version,
