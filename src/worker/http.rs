@@ -285,7 +285,8 @@ fn prepare(
     if let Some(octets) = lacks().filter(|_| patience == Patience::Left && instance.is_none()) {
         return Prepared::Incomplete(octets);
     }
-    let hash_on = worker.config.hash_on().filter(|_| instance.is_none() && session.is_none());
+    let is_pinned = instance.is_some() || session.as_ref().is_some_and(|s| s.pin().is_some());
+    let hash_on = worker.config.hash_on().filter(|_| !is_pinned);
     let key = hash_on
         .and_then(|on| hash_key(&head, on, client.address.ip(), &worker.config.trusted_proxies));
     let mut outgoing = worker.buffers.take(Size::Small);

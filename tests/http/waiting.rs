@@ -156,7 +156,12 @@ fn a_client_that_pipelines_without_end_is_slowed_down_and_served_in_order() {
         let client = balancer.connect();
         SockRef::from(client.stream()).set_send_buffer_size(16 * 1024).unwrap();
         // The first is in the hands of its backend, which says nothing.
-        let request = |n: usize| format!("GET /{n:09} HTTP/1.1\r\nHost: a\r\n\r\n").into_bytes();
+        // Not too short: of segments with a few octets in them the kernel must drop some when
+        // they fill a whole buffer, and then both sides wait for its timers.
+        let padding = "x".repeat(1000);
+        let request = |n: usize| {
+            format!("GET /{n:09} HTTP/1.1\r\nHost: a\r\nX: {padding}\r\n\r\n").into_bytes()
+        };
         let mut stream = client.stream();
         stream.write_all(&request(0)).unwrap();
         let mut peer = backend.next();
