@@ -304,13 +304,15 @@ fn a_backend_that_comes_back_gets_little_at_first() {
     wait_until("the streams have ended", || spread(&backends) == [0; 3]);
     backends[2].backend.set_health(Health::Failing);
     balancer.wait_for_healthy(2);
-    wait_until("the others have been there for a while", || started.elapsed() > WINDOW);
+    // A worker's clock is coarse, and late where the worker is.
+    let lag = Duration::from_millis(500);
+    wait_until("the others have been there for a while", || started.elapsed() > WINDOW + lag);
+    let back = Instant::now() - lag;
     backends[2].backend.set_health(Health::Anonymous);
     balancer.wait_for_healthy(3);
-    let back = Instant::now();
     let _streams = open_at_once(balancer.address, 1, 60);
     // A tenth, and as much more as the time that this has taken: of 60, the third of three.
-    let parts = 0.1 + 0.9 * (back.elapsed().as_secs_f64() + 0.5) / WINDOW.as_secs_f64();
+    let parts = 0.1 + 0.9 * back.elapsed().as_secs_f64() / WINDOW.as_secs_f64();
     let most = 60.0 * parts / (2.0 + parts) + 1.0;
     let spread = spread(&backends);
     assert!((spread[2] as f64) <= most.min(20.0), "{spread:?}, {most}");
