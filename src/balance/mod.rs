@@ -48,6 +48,9 @@ pub trait Candidates {
     /// Counts an exchange against the candidate, if the condition holds at that moment. False when
     /// it does not, and nothing was counted.
     fn enter(&self, candidate: usize, condition: Condition) -> bool;
+    /// Hears that requests are hashed and this one is not: it has no key, or one that leads to
+    /// nobody. What is read from here on is what the choice rests on.
+    fn note_keyless(&self) {}
 }
 
 /// What must still be true when a choice is entered.
@@ -175,9 +178,10 @@ impl Picker {
             Rule::Random => draw.one(candidates, None, rng).map(any),
             Rule::PowerOfTwo => fewest::of_two(candidates, Cost::Load, draw, rng)
                 .map(|(candidate, _)| any(candidate)),
-            Rule::Hash(ring) => key
-                .and_then(|key| ring.choose(candidates, key))
-                .or_else(|| fewest::choose(candidates, Cost::Load, draw, rng)),
+            Rule::Hash(ring) => key.and_then(|key| ring.choose(candidates, key)).or_else(|| {
+                candidates.note_keyless();
+                fewest::choose(candidates, Cost::Load, draw, rng)
+            }),
         }
     }
 }

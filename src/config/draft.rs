@@ -61,6 +61,7 @@ impl Draft {
                 slow_start: None,
                 response_time_half_life: Duration::ZERO,
             },
+            explain: false,
             trusted_proxies: TrustedProxies::default(),
             via: false,
             initialize_replay: false,

@@ -59,6 +59,8 @@ pub struct Config {
     pub algorithm: Algorithm,
     /// What the algorithms go by.
     pub balancing: Balancing,
+    /// Responses and the access log say why a request went where it went.
+    pub explain: bool,
     /// Who a client may be to be believed about its own client.
     pub trusted_proxies: TrustedProxies,
     /// Requests say in `Via` that they came through us.

@@ -229,6 +229,19 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "explain",
+        flag: "explain",
+        environment: "STEPFLOW_LB_EXPLAIN",
+        default: "off",
+        accepted: "on or off",
+        help: "Whether responses and the access log say why a request went to its backend",
+        group: "Balancing",
+        apply: |draft, text| {
+            let words = [("on", true), ("off", false)];
+            units::word(text, &words).map(|explain| draft.config.explain = explain)
+        },
+    },
+    Setting {
         key: "instance_retry",
         flag: "instance-retry",
         environment: "STEPFLOW_LB_INSTANCE_RETRY",

@@ -84,6 +84,8 @@ pub struct AccessRecord {
     pub instance: Option<InstanceId>,
     /// How it was found.
     pub routed: Routed,
+    /// Why it went there, where that is explained. Visible ASCII and spaces.
+    pub decision: Option<Box<str>>,
     /// What the request is about, where MCP's own fields say so.
     pub mcp: Option<Box<McpRecord>>,
     /// From the first octet of the request to the last of the response.
@@ -275,6 +277,7 @@ fn emit(record: &AccessRecord) {
     let backend = record.backend.map(display);
     let instance = record.instance.as_ref().map(display);
     let routed = record.routed.label();
+    let decision = record.decision.as_deref();
     let mcp = record.mcp.as_deref();
     let mcp_method = mcp.and_then(|mcp| mcp.method.as_ref()).map(display);
     let mcp_name = mcp.and_then(|mcp| mcp.name.as_ref()).map(display);
@@ -284,13 +287,13 @@ fn emit(record: &AccessRecord) {
         None => info!(
             target: ACCESS_TARGET,
             method = display(method), %path, status, backend, instance, routed = display(routed),
-            mcp_method, mcp_name, duration_ms, bytes_up, bytes_down, %client, worker,
+            decision, mcp_method, mcp_name, duration_ms, bytes_up, bytes_down, %client, worker,
             "request completed"
         ),
         Some(failure) => warn!(
             target: ACCESS_TARGET,
             method = display(method), %path, status, backend, instance, routed = display(routed),
-            mcp_method, mcp_name, duration_ms, bytes_up, bytes_down, %client, worker,
+            decision, mcp_method, mcp_name, duration_ms, bytes_up, bytes_down, %client, worker,
             failure = display(failure), stage = display(record.stage),
             "request failed"
         ),

@@ -32,6 +32,7 @@ fn record() -> AccessRecord {
         backend: "127.0.0.1:9101".parse().ok(),
         instance: InstanceId::parse(b"demo-1").ok(),
         routed: Routed::Affinity,
+        decision: None,
         mcp: None,
         duration: Duration::from_micros(1234),
         bytes_up: 10,

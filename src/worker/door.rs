@@ -149,6 +149,7 @@ pub(super) fn refuse(worker: &Worker, stream: TcpStream, address: SocketAddr, fa
         backend: None,
         instance: None,
         routed: Routed::None,
+        decision: None,
         mcp: None,
         duration: Duration::ZERO,
         bytes_up: 0,

@@ -14,6 +14,7 @@ use super::{
     Worker,
     buffer::Size,
     client::{Arrived, Client, NoHead},
+    explain::Explanation,
     handshake::{self, Introducing, Patience},
     owner::reach_owner,
     reach::{Unreached, goes_on, reach_any},
@@ -77,6 +78,8 @@ pub(super) struct Account {
     /// Counts the exchange against its backend, until the account is closed.
     pub(super) in_flight: Option<InFlight>,
     pub(super) routed: Routed,
+    /// Why it went there, where that is explained. Boxed: mostly it is not.
+    pub(super) explanation: Option<Box<Explanation>>,
     /// The connection ends with the exchange: the client wants it so, or its body is not read.
     closes: bool,
     /// The client is an orchestrator, and this is part of its handshake.
@@ -347,6 +350,9 @@ async fn deliver(
         Some(_) | None => Tried::default(),
     };
     let mut attempt = Attempt::first(request.pin().is_some());
+    if worker.config.explain {
+        account.explanation = Some(Box::new(Explanation::new(account.routed)));
+    }
     let mut last = None;
     // Who has a place already, has it where it must be.
     let mut asks_again = account.in_flight.is_some();
@@ -386,6 +392,7 @@ async fn deliver(
                     }
                     (last, asks_again) = (Some(failure), false);
                     attempt = attempt.after(verdict);
+                    account.explain(|explanation, _| explanation.note_retry());
                     continue;
                 }
             }
@@ -417,6 +424,7 @@ async fn deliver(
                 asks_again = verdict == Retry::SameBackend;
                 last = Some(failure);
                 attempt = attempt.after(verdict);
+                account.explain(|explanation, _| explanation.note_retry());
             }
         }
     }
@@ -501,6 +509,7 @@ impl Account {
             error_format: ErrorFormat::Text,
             in_flight: None,
             routed: Routed::None,
+            explanation: None,
             closes: false,
             introducing: None,
             mcp: None,
@@ -521,6 +530,27 @@ impl Account {
     pub(super) fn since_asked(&self) -> Option<Duration> {
         let asked = Duration::from_micros(self.asked_us?.get().into());
         Some(self.started.elapsed().saturating_sub(asked))
+    }
+
+    /// Notes something in the explanation, if there is one. `note` is told how old the exchange is.
+    pub(super) fn explain(&mut self, note: impl FnOnce(&mut Explanation, Duration)) {
+        if let Some(explanation) = &mut self.explanation {
+            note(explanation, self.started.elapsed());
+        }
+    }
+
+    /// Explains whom the session met, if that was somebody else than its owner.
+    pub(super) fn note_restart(&self, session: &Session) {
+        if let Some(explanation) = self.explanation.as_ref().filter(|_| session.has_restarted()) {
+            explanation.note_restart();
+        }
+    }
+
+    /// Why the exchange went to its backend, where that is explained.
+    pub(super) fn decision(&self, worker: &Worker) -> Option<String> {
+        let config = &worker.config;
+        let explanation = self.explanation.as_ref()?;
+        Some(explanation.text(config.algorithm, config.hash_on()))
     }
 
     /// The slot of the backend that the exchange is counted against.
@@ -568,6 +598,7 @@ impl Account {
             backend: backend.map(|backend| backend.address),
             instance: backend.and_then(|backend| backend.instance.clone()),
             routed: self.routed,
+            decision: self.decision(worker).map(String::into_boxed_str),
             mcp: self.mcp,
             duration,
             bytes_up: self.bytes_up,

@@ -17,6 +17,7 @@ mod client;
 mod crowd;
 mod door;
 mod driver;
+mod explain;
 mod handshake;
 mod http;
 mod outcome;
@@ -277,11 +278,15 @@ async fn live(
     };
     let balancing = &config.balancing;
     let pacing = Pacing::new(balancing.slow_start, balancing.response_time_half_life);
+    let mut table = BackendTable::new(index, picker, pacing, seed);
+    if config.explain {
+        table.explain();
+    }
     let worker = Rc::new(Worker {
         index,
         driver,
         all_stats: stats,
-        table: RefCell::new(BackendTable::new(index, picker, pacing, seed)),
+        table: RefCell::new(table),
         pool: RefCell::new(Pool::new(config.limits.idle_connections_per_backend_max)),
         bounds,
         budget: RefCell::new(budget),

@@ -39,14 +39,21 @@ pub(super) async fn reach_owner(
             session.hold(slot);
             Ok((slot, checkout))
         }
-        Err(failure) => match session.missed(failure) {
-            Outcome::Refused(failure) => Err(Unreached::Failed(failure)),
-            Outcome::Moves => {
-                account.routed = session.routed();
-                account.in_flight = None;
-                Err(Unreached::Moves)
+        Err(failure) => {
+            let outcome = session.missed(failure);
+            account.note_restart(session);
+            match outcome {
+                Outcome::Refused(failure) => Err(Unreached::Failed(failure)),
+                Outcome::Moves => {
+                    account.routed = session.routed();
+                    account.in_flight = None;
+                    if let Some(explanation) = &mut account.explanation {
+                        explanation.note_move();
+                    }
+                    Err(Unreached::Moves)
+                }
             }
-        },
+        }
     }
 }
 

@@ -41,7 +41,11 @@ pub(super) async fn reach_any(
     held: Option<InFlight>,
 ) -> Result<(Slot, Checkout), Unreached> {
     let found = match held.and_then(|held| upstream::same_place(worker, held)) {
-        Some(place) => Ok(place),
+        Some(place) => {
+            // Whatever was picked last, was picked for somebody else.
+            drop(worker.table.borrow().explained());
+            Ok(place)
+        }
         None => upstream::place(worker, tried, request.key(), freshness),
     };
     let Place { in_flight, opening } = match found {
@@ -50,8 +54,11 @@ pub(super) async fn reach_any(
         Err(NoPlace::Full) => {
             // Whoever waits holds no place.
             account.in_flight = None;
+            account.explain(|explanation, age| explanation.note_queued(age));
             let wait = queue::wait(worker, client, tried, request.key(), freshness);
-            Box::pin(wait).await.map_err(|failure| match failure {
+            let waited = Box::pin(wait).await;
+            account.explain(|explanation, age| explanation.note_unqueued(age));
+            waited.map_err(|failure| match failure {
                 Failure::NoHealthyBackend => Unreached::Nobody,
                 _ => Unreached::Failed(failure),
             })?
@@ -59,7 +66,18 @@ pub(super) async fn reach_any(
     };
     let slot = in_flight.slot();
     let is_sound = worker.table.borrow().backend(slot).takes_new_work();
-    account.routed = if is_sound { Routed::Balanced } else { Routed::Panic };
+    account.routed = match &request.session {
+        _ if !is_sound => Routed::Panic,
+        Some(session) => session.routed(),
+        None => Routed::Balanced,
+    };
+    account.explain(|explanation, _| {
+        explanation.note_panic(!is_sound);
+        // Without a pick it is where it was, for the reason for which it was there.
+        if let Some(pick) = worker.table.borrow().explained() {
+            explanation.note_pick(pick);
+        }
+    });
     account.in_flight = Some(in_flight);
     if let Some(session) = &request.session {
         session.place(slot);

@@ -19,6 +19,7 @@ use super::{
     alarm::Alarm,
     buffer::Size,
     client::{Ahead, Client, Departure},
+    explain,
     http::{Account, Request},
     tunnel::{self, Copied},
 };
@@ -29,8 +30,8 @@ use crate::{
         conclude, plan_response, write_response,
     },
     http1::{
-        BodyError, BodyLimits, Edits, Field, HeadScan, LeadingLine, Transfer, field_storage,
-        parse_response,
+        BodyError, BodyLimits, Edits, Field, HeadScan, LeadingLine, ResponseHead, Transfer,
+        field_storage, parse_response,
     },
     link::Report,
     model::Phase,
@@ -285,12 +286,26 @@ where
         let closes = self.client.must_close(&request.plan);
         let routed = request.instance.as_ref().map(|instance| instance.as_bytes());
         let is_final = matches!(plan.then, Then::Relay | Then::Tunnel);
-        let edits = match (&request.session, self.account.slot()) {
-            (Some(session), Some(slot)) if is_final => session.answer(slot, &head)?,
+        let mut edits = match (&request.session, self.account.slot()) {
+            (Some(session), Some(slot)) if is_final => {
+                let answered = session.answer(slot, &head);
+                self.account.note_restart(session);
+                answered?
+            }
             _ => Edits::NONE,
         };
+        if self.account.explanation.is_some() {
+            self.explain(&mut edits, &head, is_final);
+        }
         write_response(out, &head, &request.plan, &plan, closes, routed, &edits);
         Ok(plan)
+    }
+
+    /// Says in a final response why it comes from where it comes.
+    fn explain(&self, edits: &mut Edits, head: &ResponseHead<'_>, is_final: bool) {
+        let decision = self.account.decision(self.worker).filter(|_| is_final);
+        let address = |slot| self.worker.table.borrow().backend(slot).address;
+        explain::edit(edits, head.fields, decision.zip(self.account.slot().map(address)));
     }
 
     /// A response that names an instance which the table does not is news: reported before a single

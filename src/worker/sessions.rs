@@ -33,6 +33,9 @@ use crate::{
 /// Time in which every entry of the table of live sessions is looked at once.
 const SWEEP: Duration = Duration::from_secs(5);
 
+/// Where [`LOST_REASONS`] says that another process is where the owner was.
+const RESTARTED: usize = 0;
+
 /// What all workers share about sessions.
 #[derive(Clone, Debug)]
 pub struct SharedSessions {
@@ -138,6 +141,7 @@ impl Sessions {
             method: head.method,
             instance,
             has_moved: false,
+            has_restarted: Cell::new(false),
             held: Cell::new(None),
             pending: RefCell::new(None),
         })
@@ -193,6 +197,8 @@ pub(super) struct Session {
     instance: Option<InstanceId>,
     /// Its session was lost, and it goes to another backend.
     has_moved: bool,
+    /// Another process was met where its owner was.
+    has_restarted: Cell<bool>,
     /// The session that counts as running for as long as this lives.
     held: Cell<Option<SessionTag>>,
     /// Counts the session that may begin, against the backend that was chosen for it.
@@ -327,7 +333,13 @@ impl Session {
         }
     }
 
+    /// Whether another process was met where the owner of its session was.
+    pub(super) fn has_restarted(&self) -> bool {
+        self.has_restarted.get()
+    }
+
     fn count_lost(&self, reason: usize) {
+        self.has_restarted.set(reason == RESTARTED);
         // An instance that is named is in other counters, as it always was.
         if self.kind() != Some(Kind::Instance) {
             self.worker.stats().sessions_lost[reason].add(1);
@@ -397,7 +409,7 @@ impl Session {
         if !self.reading.owner().is_some_and(is_stranger) {
             return Ok(());
         }
-        self.count_lost(0);
+        self.count_lost(RESTARTED);
         self.refused_as(kind, self.sessions().rules().lost(kind)).map_or(Ok(()), Err)
     }
 }

@@ -11,7 +11,10 @@
 
 use std::{collections::HashMap, net::SocketAddr, num::NonZeroU32, time::Duration};
 
-use super::tenure::{Tenure, WEIGHT_PARTS, Window};
+use super::{
+    explain::{Pick, Witness},
+    tenure::{Tenure, WEIGHT_PARTS, Window},
+};
 use crate::{
     balance::{Candidates, Condition, Member, Picker},
     exchange::Tick,
@@ -50,6 +53,8 @@ pub(super) struct BackendTable {
     next_ramp_step: Option<Tick>,
     pacing: Pacing,
     picker: Picker,
+    /// Sees what picks rest on, where they are explained.
+    witness: Option<Box<Witness>>,
     rng: Rng,
 }
 
@@ -201,9 +206,15 @@ impl View<'_> {
     }
 
     /// The fewest sessions for its weight that any candidate has which is not excluded.
-    fn fewest_sessions(&self) -> Option<Sessions> {
+    fn fewest_sessions(&self, witness: Option<&Witness>) -> Option<Sessions> {
         let candidates = (0..self.count()).filter(|candidate| !self.is_excluded(*candidate));
-        let sessions = candidates.map(|candidate| Sessions::of(&self.entry(candidate).backend));
+        let sessions = candidates.map(|candidate| {
+            let sessions = Sessions::of(&self.entry(candidate).backend);
+            if let Some(witness) = witness {
+                witness.note_sessions(candidate, sessions.count, sessions.weight);
+            }
+            sessions
+        });
         sessions.reduce(|best, other| if best.exceeds(other) { other } else { best })
     }
 }
@@ -278,6 +289,7 @@ impl BackendTable {
             next_ramp_step: None,
             pacing,
             picker,
+            witness: None,
             rng: Rng::new(seed),
         }
     }
@@ -429,7 +441,12 @@ impl BackendTable {
         if self.next_ramp_step.is_some_and(|at| at <= now) {
             self.weigh(now);
         }
-        let Self { entries, eligible, picker, pacing, rng, .. } = self;
+        let Self { entries, eligible, picker, pacing, rng, witness, .. } = self;
+        let witness = witness.as_deref().inspect(|witness| witness.begin());
+        let mut choose = |view: &View<'_>| match witness {
+            None => picker.pick(view, key, rng),
+            Some(witness) => picker.pick(&witness.beside(view), key, rng),
+        };
         let half_life_ticks = pacing.latency_half_life_ticks;
         let mut view = View {
             entries,
@@ -442,9 +459,9 @@ impl BackendTable {
             fewest: None,
         };
         if tried.begins_session {
-            view.fewest = view.fewest_sessions();
+            view.fewest = view.fewest_sessions(witness);
         }
-        let picked = picker.pick(&view, key, rng).or_else(|| {
+        let picked = choose(&view).or_else(|| {
             view.fewest = None;
             // Who is only full will have room; waiting for that is better than asking the avoided.
             if view.room.take().is_some() && (0..view.count()).any(|i| !view.is_excluded(i)) {
@@ -453,11 +470,24 @@ impl BackendTable {
             // Everybody refused a connection lately, or says that it is full: better such a backend
             // than none.
             (view.avoids, view.room) = (Avoids::Nobody, room);
-            picker.pick(&view, key, rng)
+            if let Some(witness) = witness {
+                witness.note_last_resort();
+            }
+            choose(&view)
         })?;
         let slot = self.eligible[picked];
         self.entries[slot.0 as usize].in_flight += 1;
         Some(slot)
+    }
+
+    /// From here on it is seen what picks rest on.
+    pub(super) fn explain(&mut self) {
+        self.witness = Some(Box::default());
+    }
+
+    /// What the last pick rested on, where that is seen. To be taken before anybody else picks.
+    pub(super) fn explained(&self) -> Option<Pick> {
+        self.witness.as_ref().and_then(|witness| witness.take())
     }
 
     /// Takes in how long the backend took to answer.

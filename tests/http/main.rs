@@ -15,6 +15,7 @@ mod bodies;
 mod drain;
 mod draining;
 mod driver;
+mod explain;
 mod forwarding;
 mod framing;
 mod health_checks;
