@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import harness
 import pytest
+from lab_logs import _log_offsets, pytest_runtest_makereport
+
+__all__ = ["_log_offsets", "pytest_runtest_makereport"]
 
 # The two generations of Stepflow speak different wires: each venv runs what fits its packages.
 if harness.STEPFLOW_VERSION.startswith("0.9."):
     collect_ignore_glob = ["test_stepflow_0_11.py"]
 else:
     collect_ignore_glob = ["test_flows.py", "test_trouble.py"]
-
-# Lines of each child's log that a failed test shows.
-LOG_LINES_SHOWN = 60
 
 
 def pytest_addoption(parser):
@@ -48,27 +48,6 @@ def pytest_collection_modifyitems(config, items):
 
 def needs_balancer(item):
     return item.get_closest_marker("balancer") is not None
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item, call):
-    report = yield
-    if report.failed:
-        offsets = getattr(item, "log_offsets", {})
-        for lab in harness.Lab.open_labs:
-            for process in lab.processes:
-                lines = process.log(offsets.get(process.log_path, 0)).splitlines()
-                state = "running" if process.is_running() else f"ended {process.process.returncode}"
-                shown = "\n".join(lines[-LOG_LINES_SHOWN:]) or "(nothing since the test began)"
-                report.sections.append((f"{process.name} ({state}): {process.log_path}", shown))
-    return report
-
-
-@pytest.fixture(autouse=True)
-def _log_offsets(request):
-    """Where each log stood when the test began: a shared child's earlier lines are not its."""
-    labs = harness.Lab.open_labs
-    request.node.log_offsets = {p.log_path: p.log_size() for lab in labs for p in lab.processes}
 
 
 @pytest.fixture
