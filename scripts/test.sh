@@ -12,9 +12,9 @@
 # parsers it installs llhttp with npm and h11 with pip), epoll (the socket suite with epoll),
 # denied (the socket suite with io_uring refused by seccomp), soak (two minutes of random faults; a
 # few seconds of them are part of `rust`), stepflow-0.9 and stepflow-0.11 (real Stepflow through the
-# balancer; `stepflow` means both), image, fuzz (libFuzzer; needs a nightly toolchain; two minutes
-# warm, five more to build; the corpus and seconds of changes to it are part of `rust`),
-# slow-clients and sanitize (see scripts/).
+# balancer; `stepflow` means both), mcp (MCP's SDKs through the balancer), image, fuzz (libFuzzer;
+# needs a nightly toolchain; two minutes warm, five more to build; the corpus and seconds of changes
+# to it are part of `rust`), slow-clients and sanitize (see scripts/).
 #
 # Needs the Rust toolchain, a C compiler, Python 3 with venv, and Node.js with npm. As root on
 # Debian it installs what is missing of the last two and of what the Rust tests start (dnsmasq);
@@ -27,7 +27,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-ALL_STAGES="check rust epoll denied soak stepflow-0.9 stepflow-0.11"
+ALL_STAGES="check rust epoll denied soak stepflow-0.9 stepflow-0.11 mcp"
 MORE_STAGES="image fuzz slow-clients sanitize"
 # `name:package` of the programs that tests start, by their Debian packages.
 TEST_PROGRAMS=(dnsmasq:dnsmasq-base)
@@ -167,7 +167,7 @@ has_venv() {
 
 install_packages() {
     local missing=() entry
-    if wants rust stepflow-0.9 stepflow-0.11; then
+    if wants rust stepflow-0.9 stepflow-0.11 mcp; then
         has_venv || missing+=(python3 python3-venv)
     fi
     if wants rust epoll denied; then
@@ -175,7 +175,7 @@ install_packages() {
             command -v "${entry%%:*}" >/dev/null || missing+=("${entry##*:}")
         done
     fi
-    if wants rust; then
+    if wants rust mcp; then
         command -v node >/dev/null || missing+=(nodejs)
         command -v npm >/dev/null || missing+=(npm)
     fi
@@ -244,6 +244,34 @@ foreign_readers() {
     export LB_FOREIGN_READERS=$all
 }
 
+# MCP's own SDKs through the balancer: Python's of both generations, TypeScript's with the newer.
+mcp_suite() {
+    local generation name
+    if ! has_venv; then
+        heading mcp
+        skip mcp "python3 has no venv module (Debian: python3-venv)"
+        return 0
+    fi
+    if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+        skip mcp-typescript "node and npm are not there (Debian: nodejs, npm)"
+    elif ! node_modules mcp tests/mcp >"$logs/node-mcp.log" 2>&1; then
+        tail -n 20 "$logs/node-mcp.log"
+        skip mcp-typescript "its packages cannot be installed: $logs/node-mcp.log"
+    fi
+    for generation in 1 2; do
+        name=mcp-$generation
+        if ! venv "$name" "tests/mcp/requirements-$generation.txt" >"$logs/$name-venv.log" 2>&1; then
+            heading "$name"
+            tail -n 20 "$logs/$name-venv.log"
+            skip "$name" "its Python packages cannot be installed: $logs/$name-venv.log"
+            continue
+        fi
+        run_tests "$name" env STEPFLOW_LB_BIN="$(realpath "$target")/release/stepflow-load-balancer" \
+            MCP_NODE_MODULES="$PWD/.node-mcp/node_modules" ".venv-$name/bin/python" -m pytest \
+            tests/mcp -p no:cacheprovider --color=no --durations=5
+    done
+}
+
 stepflow_suite() {
     local version=$1 name="stepflow-$1"
     if ! has_venv; then
@@ -286,7 +314,7 @@ install_packages
 if wants check; then
     run check bash scripts/check.sh --quick
 fi
-if wants soak slow-clients stepflow-0.9 stepflow-0.11; then
+if wants soak slow-clients stepflow-0.9 stepflow-0.11 mcp; then
     build "build (release)" cargo build --release --locked
 fi
 if wants rust epoll denied soak; then
@@ -315,6 +343,9 @@ if wants stepflow-0.9; then
 fi
 if wants stepflow-0.11; then
     stepflow_suite 0.11
+fi
+if wants mcp; then
+    mcp_suite
 fi
 if wants image; then
     if [[ $(id -u) == 0 ]]; then

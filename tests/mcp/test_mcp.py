@@ -17,13 +17,7 @@ import servers
 SESSIONS = 12
 NOTES = 5
 
-LANGUAGES = [
-    "python",
-    pytest.param(
-        "typescript",
-        marks=pytest.mark.skipif(not servers.HAS_TYPESCRIPT, reason="no Node.js packages"),
-    ),
-]
+LANGUAGES = ["python", pytest.param("typescript", marks=pytest.mark.typescript)]
 
 INITIALIZE = {
     "jsonrpc": "2.0",
@@ -112,7 +106,7 @@ def test_python_clients_find_in_their_sessions_what_they_left_there(lab, languag
     assert balancer.metrics().sum("stepflow_lb_sessions_live") == 0
 
 
-@pytest.mark.skipif(not servers.HAS_TYPESCRIPT, reason="no Node.js packages")
+@pytest.mark.typescript
 @pytest.mark.parametrize("language", ["python", "typescript"])
 def test_typescript_clients_find_in_their_sessions_what_they_left_there(lab, language):
     replicas = lab.servers(3, language)
@@ -186,7 +180,7 @@ def test_a_token_that_was_not_made_here_reaches_nobody(lab):
     assert len(replicas[0].seen()) == seen
 
 
-@pytest.mark.skipif(not servers.IS_MODERN, reason="this SDK does not speak 2026-07-28")
+@pytest.mark.modern
 def test_from_july_2026_on_any_replica_serves_and_nothing_is_added(lab):
     replicas = lab.servers(3)
     balancer = lab.balancer(replicas, **servers.SESSIONS)
@@ -204,7 +198,7 @@ def test_from_july_2026_on_any_replica_serves_and_nothing_is_added(lab):
     assert balancer.metrics().sum("stepflow_lb_sessions_opened_total") == 0
 
 
-@pytest.mark.skipif(not servers.IS_MODERN, reason="this SDK does not speak 2026-07-28")
+@pytest.mark.modern
 def test_requests_for_one_tool_stay_together_when_hashed_on_its_name(lab):
     replicas = lab.servers(3)
     hashed = {"STEPFLOW_LB_ALGORITHM": "consistent_hash", "STEPFLOW_LB_HASH_ON": "header:Mcp-Name"}
