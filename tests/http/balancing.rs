@@ -3,42 +3,14 @@
 use std::{
     collections::HashSet,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
-use crate::support::{Backend, Balancer, Client, Health, wait_until};
-
-/// Five backends that hold a stream open for whoever asks, and count what is open.
-struct Holding {
-    backend: Backend,
-    open: Arc<AtomicUsize>,
-}
-
-impl Holding {
-    fn start() -> Self {
-        let open = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&open);
-        let backend = Backend::scripted(move |peer| {
-            counted.fetch_add(1, Ordering::SeqCst);
-            peer.send(
-                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
-                 Transfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n",
-            );
-            peer.wait_for_end();
-            counted.fetch_sub(1, Ordering::SeqCst);
-            peer.close();
-        });
-        Self { backend, open }
-    }
-}
-
-fn spread(backends: &[Holding]) -> Vec<usize> {
-    backends.iter().map(|backend| backend.open.load(Ordering::SeqCst)).collect()
-}
+use crate::{
+    streams::{Streaming, spread},
+    support::{Backend, Balancer, Client, Health, wait_until},
+};
 
 /// Opens streams from several threads at once; each has its head when this returns.
 fn open_at_once(address: SocketAddr, threads: usize, each: usize) -> Vec<Client> {
@@ -60,8 +32,8 @@ fn open_at_once(address: SocketAddr, threads: usize, each: usize) -> Vec<Client>
 
 #[test]
 fn a_thousand_streams_opened_at_once_through_four_workers_differ_by_at_most_one() {
-    let backends: Vec<_> = (0..5).map(|_| Holding::start()).collect();
-    let refs: Vec<_> = backends.iter().map(|holding| &holding.backend).collect();
+    let backends: Vec<_> = (0..5).map(|_| Streaming::start()).collect();
+    let refs: Vec<_> = backends.iter().map(|streaming| &streaming.backend).collect();
     // The number of workers is part of the promise, and more than there are CPUs makes it harder:
     // workers lose their CPU in the middle of choosing.
     let balancer = Balancer::before(&refs).with("workers", "4").with("max_failures", "1").start();
@@ -118,8 +90,8 @@ fn a_thousand_streams_opened_at_once_through_four_workers_differ_by_at_most_one(
 
 #[test]
 fn weights_in_the_list_are_kept_to_the_stream() {
-    let backends: Vec<_> = (0..3).map(|_| Holding::start()).collect();
-    let refs: Vec<_> = backends.iter().map(|holding| &holding.backend).collect();
+    let backends: Vec<_> = (0..3).map(|_| Streaming::start()).collect();
+    let refs: Vec<_> = backends.iter().map(|streaming| &streaming.backend).collect();
     let entry =
         |(weight, backend): (u32, &&Backend)| format!("{};weight={weight}", backend.address);
     let upstream = (1..).zip(&refs).map(entry).collect::<Vec<_>>().join(",");
@@ -273,8 +245,8 @@ fn only_keys_of_a_backend_that_fails_move_and_they_come_home() {
 
 #[test]
 fn one_popular_key_fills_no_backend_beyond_its_bound() {
-    let backends: Vec<_> = (0..4).map(|_| Holding::start()).collect();
-    let refs: Vec<_> = backends.iter().map(|holding| &holding.backend).collect();
+    let backends: Vec<_> = (0..4).map(|_| Streaming::start()).collect();
+    let refs: Vec<_> = backends.iter().map(|streaming| &streaming.backend).collect();
     let balancer = Balancer::before(&refs)
         .with("algorithm", "consistent_hash")
         .with("hash_on", "path")
@@ -292,8 +264,8 @@ fn one_popular_key_fills_no_backend_beyond_its_bound() {
 #[test]
 fn a_backend_that_comes_back_gets_little_at_first() {
     const WINDOW: Duration = Duration::from_secs(5);
-    let backends: Vec<_> = (0..3).map(|_| Holding::start()).collect();
-    let refs: Vec<_> = backends.iter().map(|holding| &holding.backend).collect();
+    let backends: Vec<_> = (0..3).map(|_| Streaming::start()).collect();
+    let refs: Vec<_> = backends.iter().map(|streaming| &streaming.backend).collect();
     let balancer = Balancer::before(&refs)
         .with("slow_start", &format!("{}s", WINDOW.as_secs()))
         .with("max_failures", "1")

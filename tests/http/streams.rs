@@ -9,13 +9,13 @@ use std::{
 use crate::support::{Backend, Balancer, Client, Health, wait_until};
 
 /// Counts the streams that are open on it.
-struct Streaming {
-    backend: Backend,
+pub(crate) struct Streaming {
+    pub(crate) backend: Backend,
     open: Arc<AtomicUsize>,
 }
 
 impl Streaming {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let open = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&open);
         let backend = Backend::scripted(move |peer| {
@@ -49,7 +49,7 @@ fn open_streams(balancer: &Balancer, n: usize) -> Vec<Client> {
         .collect()
 }
 
-fn spread(backends: &[Streaming]) -> Vec<usize> {
+pub(crate) fn spread(backends: &[Streaming]) -> Vec<usize> {
     backends.iter().map(Streaming::open).collect()
 }
 
