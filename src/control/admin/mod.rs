@@ -1,5 +1,5 @@
 //! The two ports of the control thread. The metrics port has Prometheus text and the balancer's own
-//! `/health` and `/ready`; the admin port has calls that change something ([`backends`]).
+//! `/health` and `/ready`; the admin port has calls that change something (`backends`).
 //!
 //! Served by the control thread from the last snapshot and the workers' counters; no worker is
 //! asked anything, so a scrape costs requests nothing. On the metrics port every path but the two
