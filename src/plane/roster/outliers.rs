@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::Roster;
 use crate::{
     health::outlier::{Ends, Policy, Reason},
-    model::{Backend, BackendId, Initialisation, Presence, Standing},
+    model::{Backend, BackendId, Initialisation, Standing},
     plane::{PlaneEvent, journal::Journal},
 };
 
@@ -166,8 +166,6 @@ impl Roster {
             assert_eq!(entry.outlier.is_out(), is_out);
             let until = entry.outlier.out_until();
             assert!(until.is_none_or(|until| self.ejected.contains(&(until, *id))));
-            let is_leaving = entry.backend.presence == Presence::Leaving;
-            assert_eq!(is_leaving, self.leaving.contains(id));
         }
     }
 }
