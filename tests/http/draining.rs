@@ -55,7 +55,7 @@ fn a_drained_backend_takes_no_new_work_and_keeps_its_streams_and_its_callbacks()
     let backend = shown(&balancer, "one");
     assert_eq!(backend["state"], "draining");
     assert_eq!(backend["drain_wanted_by"], "operator");
-    assert_eq!(backend["takes_new_work"], false);
+    assert_eq!((&backend["takes_new_work"], &backend["sessions"]), (&false.into(), &0.into()));
     assert_eq!((&backend["in_flight"], &backend["event_streams"]), (&1.into(), &1.into()));
     let metrics = balancer.metrics();
     assert_eq!(metrics.sum("stepflow_lb_backends", &[r#"state="draining""#]), 1);

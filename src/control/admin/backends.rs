@@ -189,6 +189,7 @@ fn one(backend: &Backend) -> Value {
         "takes_new_work": backend.takes_new_work(),
         "in_flight": backend.stats.in_flight(),
         "event_streams": backend.stats.event_streams(),
+        "sessions": backend.stats.sessions_live(),
         "weight": backend.weight.get(),
         "priority": backend.priority,
     })
