@@ -179,8 +179,6 @@ struct Run {
     /// How bad each backend is, in percent of its requests.
     badness: BTreeMap<BackendId, u64>,
     kind: Kind,
-    /// The picture at the beginning of the step, and of the call.
-    before_step: Vec<Backend>,
     shutdowns: u32,
     is_over: bool,
 }
@@ -225,7 +223,6 @@ impl Run {
             conduct: Conduct::new(scenario.settings.outliers, start),
             badness: BTreeMap::new(),
             kind: Kind::Other,
-            before_step: Vec::new(),
             shutdowns: 0,
             is_over: false,
             scenario,
@@ -240,7 +237,6 @@ impl Run {
         while self.step < STEPS && !self.is_over {
             self.step += 1;
             self.kind = Kind::Other;
-            self.before_step = self.backends();
             self.conduct.begin_step();
             match self.rng.below(100) {
                 0..18 => self.answer_question(),
@@ -641,7 +637,7 @@ impl Run {
                 Outcome::ConnectFailed => cell.fail_connect(),
             }
             self.trace.push(format!("{id:?} {outcome:?}"));
-            self.conduct.count(id, outcome, self.now);
+            self.conduct.count(id, outcome);
         }
         match rng.below(3) {
             0 => self.handle(Input::Reported(Report::Failing(id))),
@@ -783,7 +779,7 @@ impl Run {
         }
         self.check_panic();
         let is_probe = self.kind == Kind::Probe;
-        self.conduct.check(&self.before_step, &backends, self.now, is_probe);
+        self.conduct.check(&backends, self.now, is_probe);
         if self.kind == Kind::Outcome {
             self.conduct.check_somebody_is_left(&backends);
         }

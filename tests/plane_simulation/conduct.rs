@@ -37,14 +37,12 @@ pub(crate) struct Conduct {
 struct Record {
     row: u64,
     connect_row: u64,
-    /// Every outcome, when it was counted.
+    /// Every outcome, and when the counts were first looked at behind it: nobody knows better.
     history: Vec<(Instant, Outcome)>,
     /// Outcomes since the last look at the counts.
     unread: Vec<Outcome>,
     sure_row: u64,
     sure_connect_row: u64,
-    /// When the counts were last looked at.
-    read_at: Instant,
     ejections: u32,
     in_since: Instant,
     out_until: Option<Instant>,
@@ -72,7 +70,6 @@ impl Conduct {
             unread: Vec::new(),
             sure_row: 0,
             sure_connect_row: 0,
-            read_at: now,
             ejections: 0,
             in_since: now,
             out_until: None,
@@ -80,14 +77,13 @@ impl Conduct {
         self.backends.insert(id, record);
     }
 
-    pub(crate) fn count(&mut self, id: BackendId, outcome: Outcome, now: Instant) {
+    pub(crate) fn count(&mut self, id: BackendId, outcome: Outcome) {
         let Some(record) = self.backends.get_mut(&id) else { return };
         (record.row, record.connect_row) = match outcome {
             Outcome::Passed => (0, 0),
             Outcome::Failed => (record.row + 1, 0),
             Outcome::ConnectFailed => (record.row + 1, record.connect_row + 1),
         };
-        record.history.push((now, outcome));
         record.unread.push(outcome);
     }
 
@@ -120,11 +116,10 @@ impl Conduct {
                 assert!(reaches(row, policy.connect_failures_in_a_row), "{row} in a row");
             }
             Reason::FailureRate => {
-                // What is looked at late counts as if it had just happened.
                 let oldest = now.checked_sub(policy.window).expect("clocks began long ago");
-                let since = oldest.min(record.read_at);
-                let recent = record.history.iter().filter(|(at, _)| *at >= since);
-                let failed = recent.filter(|(_, outcome)| *outcome != Outcome::Passed).count();
+                let recent = record.history.iter().filter(|(at, _)| *at >= oldest);
+                let recent = recent.map(|(_, outcome)| outcome).chain(&record.unread);
+                let failed = recent.filter(|outcome| **outcome != Outcome::Passed).count();
                 let percent = u64::from(policy.failure_percent.expect("a share"));
                 let least = u64::from(policy.requests_min.get()) * percent;
                 assert!(failed as u64 * 100 >= least.max(1), "{failed} failures");
@@ -148,6 +143,8 @@ impl Conduct {
         }
         record.in_since = now;
         (record.sure_row, record.sure_connect_row) = (0, 0);
+        // They are read with the slate that is wiped here.
+        record.history.clear();
         record.unread.clear();
     }
 
@@ -170,7 +167,7 @@ impl Conduct {
                 continue;
             }
             let unread = std::mem::take(&mut record.unread);
-            record.read_at = now;
+            record.history.extend(unread.iter().map(|outcome| (now, *outcome)));
             let add = |row: u64, ends: fn(Outcome) -> bool, counts: fn(Outcome) -> bool| {
                 let news = unread.iter().filter(|o| counts(**o)).count() as u64;
                 if unread.iter().any(|o| ends(*o)) { 0 } else { row + news }
@@ -222,21 +219,18 @@ impl Conduct {
     }
 
     /// What must hold of every picture.
-    pub(crate) fn check(&self, was: &[Backend], is: &[Backend], now: Instant, probing: bool) {
+    pub(crate) fn check(&self, is: &[Backend], now: Instant, probing: bool) {
         let out: BTreeSet<BackendId> =
             is.iter().filter(|b| b.standing == Standing::Ejected).map(|b| b.id).collect();
         let there = |id: &BackendId| is.iter().any(|b| b.id == *id);
         let believed = self.backends.iter().filter(|(id, r)| r.out_until.is_some() && there(id));
         assert_eq!(out, believed.map(|(id, _)| *id).collect());
         let Some(policy) = self.policy else { return };
-        self.room(is);
         for (id, record) in self.backends.iter().filter(|(id, _)| there(id)) {
             assert!(record.out_until.is_none_or(|until| until > now), "{id:?} has been out enough");
         }
-        let present = |backends: &[Backend]| {
-            backends.iter().filter(|b| b.presence == Presence::Present).count()
-        };
-        let may_be_early = present(is) < present(was) || (probing && policy.ends == Ends::ByProbe);
+        // When others leave, or an ejected one returns, just as many come back as there were too many.
+        let may_be_early = self.room(is) == 0 || (probing && policy.ends == Ends::ByProbe);
         assert!(self.early.is_empty() || may_be_early, "{:?} came back too early", self.early);
     }
 
