@@ -229,7 +229,7 @@ impl Conduct {
         for (id, record) in self.backends.iter().filter(|(id, _)| there(id)) {
             assert!(record.out_until.is_none_or(|until| until > now), "{id:?} has been out enough");
         }
-        // When others leave, or an ejected one returns, just as many come back as there were too many.
+        // When others leave or an ejected one returns, as many come back as were too many.
         let may_be_early = self.room(is) == 0 || (probing && policy.ends == Ends::ByProbe);
         assert!(self.early.is_empty() || may_be_early, "{:?} came back too early", self.early);
     }
