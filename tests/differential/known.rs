@@ -144,7 +144,7 @@ pub(crate) fn has_tab_beside_coding(octets: &[u8]) -> bool {
 }
 
 #[test]
-fn a_coding_behind_a_tab_is_lost_to_lenient_llhttp_and_never_sent_by_us() {
+fn a_coding_beside_a_tab_is_lost_to_llhttp_and_never_sent_by_us() {
     let request = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \tchunked\t\r\n\r\n\
         1\r\nx\r\n0\r\n\r\nGET /next HTTP/1.1\r\n\r\n";
     assert!(has_tab_beside_coding(request));
@@ -160,6 +160,15 @@ fn a_coding_behind_a_tab_is_lost_to_lenient_llhttp_and_never_sent_by_us() {
             }
             _ => {}
         }
+    }
+    let response =
+        b"HTTP/1.1 200 \r\nTransfer-Encoding: chunked\t\r\n\r\n1\r\nx\r\n0\r\n\r\n0\r\n\r\n";
+    we_read(GET, response, b"x", b"0\r\n\r\n");
+    let Ok(passage) = ours::pass(GET, response) else { panic!("it is read above") };
+    assert!(!has_tab_beside_coding(&passage.forwarded));
+    let strict = |(who, _): &(String, Reading)| who == "llhttp (strict)";
+    for (_, reading) in Others::new().read(GET, response).iter().filter(|reading| strict(reading)) {
+        assert_eq!(whole(reading).end, response.len(), "it reads to the end of the connection");
     }
 }
 

@@ -115,8 +115,14 @@ fn is_excused(who: &str, kind: Kind, octets: &[u8], message: &Message) -> bool {
     let has = |name: &str| message.fields.contains_key(name);
     let is_delimited = has("content-length") || has("transfer-encoding");
     match (kind, message.status()) {
-        // Without its strictness it overlooks a coding behind a tab; it never gets one from us.
-        _ if who.starts_with("llhttp (lenient") => known::has_tab_beside_coding(octets),
+        // It overlooks a coding beside a tab, but in requests when it is strict; it never gets one
+        // from us.
+        (Kind::ResponseTo(_), _) if who.starts_with("llhttp") => {
+            known::has_tab_beside_coding(octets)
+        }
+        (Kind::Request, _) if who.starts_with("llhttp (lenient") => {
+            known::has_tab_beside_coding(octets)
+        }
         (Kind::ResponseTo(method), Some(status)) if who == "monoio-http" => {
             // It reads a body where there is none, and none that ends with the connection.
             method == "HEAD" || matches!(status, 204 | 304) || !is_delimited
