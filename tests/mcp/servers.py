@@ -77,11 +77,13 @@ class Lab(lab.Lab):
 
 def module(directory, name):
     """A copy of a module of ours in a place from which it finds its packages: the repository is not
-    written to."""
-    modules = directory / "node_modules"
+    written to. Made once, because whoever runs it reads it whenever it likes."""
+    modules, copy = directory / "node_modules", directory / name
     if not modules.exists():
         modules.symlink_to(NODE_MODULES, target_is_directory=True)
-    return shutil.copy(HERE / name, directory / name)
+    if not copy.exists():
+        shutil.copy(HERE / name, copy)
+    return copy
 
 
 def typescript_client(directory, url, notes):
