@@ -69,8 +69,12 @@ def test_python_clients_find_in_their_sessions_what_they_left_there(lab, languag
     balancer = lab.balancer(replicas, **servers.SESSIONS)
     url = f"{balancer.url}/mcp"
 
+    # Nobody leaves before all have come, so that the number of sessions decides where they go.
+    everybody = asyncio.Barrier(SESSIONS)
+
     async def visit(number):
         async with clients.session(url) as session:
+            await everybody.wait()
             notes = [f"{number}.{n}" for n in range(NOTES)]
             keepers = {await session.remember(note) for note in notes}
             recalled = await session.recall()
@@ -83,8 +87,7 @@ def test_python_clients_find_in_their_sessions_what_they_left_there(lab, languag
 
     spread = Counter(asyncio.run(visits()))
     # New sessions go where the fewest are.
-    assert set(spread) == {replica.instance for replica in replicas}
-    assert max(spread.values()) <= SESSIONS / 3 + 2, spread
+    assert spread == {replica.instance: SESSIONS // 3 for replica in replicas}
     # Every request of a session, GET and DELETE included, was at one replica; and what backends saw
     # are their own ids.
     places = {}
@@ -121,7 +124,8 @@ def test_typescript_clients_find_in_their_sessions_what_they_left_there(lab, lan
     for visited in visits:
         assert visited["keepers"] == [visited["recalled"]["instance"]]
         assert visited["recalled"]["notes"] == [f"note {n}" for n in range(NOTES)]
-    assert {v["keepers"][0] for v in visits} == {replica.instance for replica in replicas}
+    # They come one after the other, so that chance decides where each goes.
+    assert {v["keepers"][0] for v in visits} <= {replica.instance for replica in replicas}
     # What the client holds is no backend's id.
     ids = {r.get("mcp-session-id") for replica in replicas for r in replica.seen()}
     assert not ids & {visited["session"] for visited in visits}
