@@ -146,18 +146,17 @@ async fn order(view: &AdminView, name: &str, order: Order, wait: Duration) -> Re
         let snapshot = Arc::clone(&view.snapshot.borrow());
         let left: Vec<&Backend> =
             snapshot.backends.iter().filter(|b| ids.contains(&b.id)).collect();
-        // One whose order was taken back meanwhile is not waited for either.
         let is_heard = left.iter().all(|b| b.draining.is_some() == (order == Order::Drain));
         let is_known = is_heard
             && view
                 .workers
                 .iter()
                 .all(|worker| worker.snapshot_version.get() >= snapshot.version.0);
-        let is_empty = left.iter().all(|backend| backend.stats.in_flight() == 0);
+        let is_empty = || left.iter().all(|backend| backend.stats.in_flight() == 0);
+        let is_done = is_known && (order == Order::Undrain || is_empty());
         let patience = if is_known { wait } else { wait.max(HEARING_MAX) };
-        if is_known && (is_empty || order == Order::Undrain) || asked.elapsed() >= patience {
-            let status = if is_known && (is_empty || order == Order::Undrain) { 200 } else { 202 };
-            return Response::json(status, shown(&left));
+        if is_done || asked.elapsed() >= patience {
+            return Response::json(if is_done { 200 } else { 202 }, shown(&left));
         }
         sleep(LOOK_PERIOD).await;
     }
