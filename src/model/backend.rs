@@ -279,6 +279,28 @@ impl Backend {
 }
 
 #[cfg(test)]
+impl Backend {
+    /// For tests: a backend that takes new work, of which nothing is known but where it is, with
+    /// cells for one worker.
+    pub(crate) fn sample(id: u64, address: SocketAddr) -> Self {
+        Self {
+            id: BackendId(id),
+            address,
+            instance: None,
+            health: Health::Healthy,
+            presence: Presence::Present,
+            draining: None,
+            standing: Standing::Admitted,
+            hints: Hints::default(),
+            initialisation: Initialisation::Settled,
+            weight: Weight::ONE,
+            priority: 0,
+            stats: Arc::new(BackendStats::new(1)),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -50,21 +50,13 @@ impl PanicPolicy {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use super::*;
-    use crate::{
-        model::{BackendId, DrainCause, Hints, Initialisation, Presence, Standing, Weight},
-        stats::BackendStats,
-    };
+    use crate::model::{DrainCause, Presence, Standing};
 
     /// `h`ealthy, `e`jected, `u`nhealthy, both of these `x`, un`p`robed, `d`raining, `l`eaving.
     fn judge(scope: PanicScope, threshold_percent: u8, states: &str) -> Panic {
-        let stats = Arc::new(BackendStats::new(1));
         let backend = |state| Backend {
-            id: BackendId(1),
-            address: "127.0.0.1:1".parse().unwrap(),
-            instance: None,
             health: match state {
                 'u' | 'x' => Health::Unhealthy,
                 'p' => Health::Unprobed,
@@ -76,11 +68,7 @@ mod tests {
                 'e' | 'x' => Standing::Ejected,
                 _ => Standing::Admitted,
             },
-            hints: Hints::default(),
-            initialisation: Initialisation::Settled,
-            weight: Weight::ONE,
-            priority: 0,
-            stats: Arc::clone(&stats),
+            ..Backend::sample(1, "127.0.0.1:1".parse().unwrap())
         };
         let backends: Vec<Backend> = states.chars().map(backend).collect();
         PanicPolicy { threshold_percent, scope }.judge(backends.iter())

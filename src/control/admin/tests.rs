@@ -12,12 +12,9 @@ use tokio::task::LocalSet;
 use super::*;
 use crate::{
     config::{Config, Environment, Flags},
-    model::{
-        Backend, BackendId, Health, Hints, Initialisation, Phase, Presence, Snapshot, Standing,
-        Version, Weight,
-    },
+    model::{Backend, Phase, Snapshot, Version},
     plane::PlaneCounters,
-    stats::{BackendStats, WorkerStats},
+    stats::WorkerStats,
 };
 
 fn view(snapshot: Snapshot) -> AdminView {
@@ -35,20 +32,7 @@ fn view(snapshot: Snapshot) -> AdminView {
 }
 
 fn healthy() -> Snapshot {
-    let backend = Backend {
-        id: BackendId(1),
-        address: SocketAddr::from(([127, 0, 0, 1], 1)),
-        instance: None,
-        health: Health::Healthy,
-        presence: Presence::Present,
-        draining: None,
-        standing: Standing::Admitted,
-        hints: Hints::default(),
-        initialisation: Initialisation::Settled,
-        weight: Weight::ONE,
-        priority: 0,
-        stats: Arc::new(BackendStats::new(1)),
-    };
+    let backend = Backend::sample(1, SocketAddr::from(([127, 0, 0, 1], 1)));
     Snapshot { version: Version(1), backends: vec![backend], ..Snapshot::empty() }
 }
 

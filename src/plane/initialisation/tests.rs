@@ -1,8 +1,5 @@
 use super::*;
-use crate::{
-    model::{Health, Hints, InstanceId, Presence, Standing, Weight},
-    stats::BackendStats,
-};
+use crate::model::{Health, InstanceId};
 
 const SECOND: Duration = Duration::from_secs(1);
 const ORCHESTRATOR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
@@ -103,20 +100,9 @@ impl World {
 }
 
 fn backend(id: u64) -> Backend {
-    Backend {
-        id: BackendId(id),
-        address: SocketAddr::from(([10, 0, 1, 1], u16::try_from(id).unwrap())),
-        instance: InstanceId::parse(format!("pod-{id}").as_bytes()).ok(),
-        health: Health::Healthy,
-        presence: Presence::Present,
-        draining: None,
-        standing: Standing::Admitted,
-        hints: Hints::default(),
-        initialisation: Initialisation::Settled,
-        weight: Weight::ONE,
-        priority: 0,
-        stats: Arc::new(BackendStats::new(1)),
-    }
+    let address = SocketAddr::from(([10, 0, 1, 1], u16::try_from(id).unwrap()));
+    let instance = InstanceId::parse(format!("pod-{id}").as_bytes()).ok();
+    Backend { instance, ..Backend::sample(id, address) }
 }
 
 fn sent(ids: &[u64], terms: &str) -> Vec<(u64, String)> {

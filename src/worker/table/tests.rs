@@ -1,25 +1,12 @@
-use std::sync::Arc;
-
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Hints, Initialisation, Panic, Standing, Weight};
+use crate::model::{Hints, Panic, Standing, Weight};
 
 fn backend(id: u64, instance: &str) -> Backend {
-    Backend {
-        id: BackendId(id),
-        address: format!("127.0.0.1:{}", 1000 + id).parse().unwrap(),
-        instance: InstanceId::parse(instance.as_bytes()).ok(),
-        health: Health::Healthy,
-        presence: Presence::Present,
-        draining: None,
-        standing: Standing::Admitted,
-        hints: Hints::default(),
-        initialisation: Initialisation::Settled,
-        weight: Weight::ONE,
-        priority: 0,
-        stats: Arc::new(BackendStats::new(1)),
-    }
+    let address = format!("127.0.0.1:{}", 1000 + id).parse().unwrap();
+    let instance = InstanceId::parse(instance.as_bytes()).ok();
+    Backend { instance, ..Backend::sample(id, address) }
 }
 
 const HALF_LIFE: Duration = Duration::from_secs(5);

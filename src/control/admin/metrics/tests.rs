@@ -7,9 +7,7 @@ use std::{
 
 use super::*;
 use crate::{
-    model::{
-        BackendId, DrainCause, Health, Hints, Initialisation, InstanceId, Standing, Version, Weight,
-    },
+    model::{DrainCause, Health, Initialisation, InstanceId, Standing, Version},
     plane::ReplayCounters,
     stats::BackendStats,
 };
@@ -122,18 +120,9 @@ const OWN: &str = "stepflow-load-balancer";
 
 fn backend(id: u64, address: &str, instance: &str) -> Backend {
     Backend {
-        id: BackendId(id),
-        address: address.parse().expect("an address"),
         instance: InstanceId::parse(instance.as_bytes()).ok(),
-        health: Health::Healthy,
-        presence: Presence::Present,
-        draining: None,
-        standing: Standing::Admitted,
-        hints: Hints::default(),
-        initialisation: Initialisation::Settled,
-        weight: Weight::ONE,
-        priority: 0,
         stats: Arc::new(BackendStats::new(WORKERS)),
+        ..Backend::sample(id, address.parse().expect("an address"))
     }
 }
 
