@@ -161,7 +161,8 @@ fn follow(
             let level = level.unwrap_or("other");
             let mut log = lock(&log);
             *log.lines.entry(level).or_default() += 1;
-            let is_alarming = !is_log || level == "ERROR" || line.contains("panic");
+            // Not any "panic": so is also called what balancing does when few backends are left.
+            let is_alarming = !is_log || level == "ERROR" || line.contains("panicked");
             if is_alarming && log.alarming.len() < LINES_MAX {
                 log.alarming.push(line.clone());
             }
