@@ -27,6 +27,9 @@
 // HTTP/1.1 as functions and machines over octets.
 pub mod http1;
 
+// Event streams: where their events are, and what may be written between them.
+pub mod sse;
+
 // Counters and gauges with one writer each.
 pub mod stats;
 

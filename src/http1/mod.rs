@@ -39,5 +39,5 @@ pub use head::{
 };
 pub use method::Method;
 pub use scan::{HeadScan, LeadingLine, ScanError};
-pub use transfer::{Coding, Transfer};
+pub use transfer::{Coding, Transfer, unfinished_character};
 pub use write::{HeadWriter, reason_phrase};

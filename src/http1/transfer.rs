@@ -28,6 +28,8 @@ pub struct Transfer {
     /// Octets of an unfinished character, kept until the rest arrives.
     held: [u8; 3],
     held_bytes: u8,
+    /// The outgoing body has begun with something else: a BOM would be none any more.
+    drops_bom: bool,
     written: Written,
 }
 
@@ -61,6 +63,12 @@ impl Transfer {
         Self::build(framing, coding, false, true)
     }
 
+    /// Like [`Transfer::new`], but never verbatim: for who wants to see the content, or to write
+    /// between its pieces.
+    pub fn rewriting(framing: Framing, coding: Coding) -> Self {
+        Self::build(framing, coding, false, false)
+    }
+
     fn build(framing: Framing, coding: Coding, verbatim: bool, text: bool) -> Self {
         let body = Body::new(framing);
         Self {
@@ -71,6 +79,7 @@ impl Transfer {
             text,
             held: [0; 3],
             held_bytes: 0,
+            drops_bom: false,
             written: Written::Content,
         }
     }
@@ -158,6 +167,19 @@ impl Transfer {
     /// # Errors
     /// As [`Body::step`]. What was appended before the error is valid output.
     pub fn push(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, BodyError> {
+        self.push_seen(input, out, |_| ())
+    }
+
+    /// As [`Transfer::push`], and shows the content to `see` as it is read, in order.
+    ///
+    /// # Errors
+    /// As [`Transfer::push`].
+    pub fn push_seen(
+        &mut self,
+        input: &[u8],
+        out: &mut Vec<u8>,
+        mut see: impl FnMut(&[u8]),
+    ) -> Result<usize, BodyError> {
         let mut consumed = 0;
         let mut chunk = ChunkWriter::begin(self.coding, out);
         out.extend_from_slice(&self.held[..usize::from(self.held_bytes)]);
@@ -167,10 +189,12 @@ impl Transfer {
             match self.body.step(rest) {
                 Ok(Step::Framing(n)) => consumed += n,
                 Ok(Step::Data(n)) => {
+                    see(&rest[..n]);
                     out.extend_from_slice(&rest[..n]);
                     consumed += n;
                 }
                 Ok(Step::Trailer(n)) => {
+                    self.strip_bom(chunk.content_mut(out));
                     chunk.end(out);
                     self.begin_trailers(out);
                     // A body without chunks has no place for trailers (RFC 9110 §6.5.1).
@@ -182,9 +206,13 @@ impl Transfer {
                 }
                 Ok(Step::NeedMore) => {
                     self.hold_back(chunk.content_mut(out));
+                    self.strip_bom(chunk.content_mut(out));
                     break Ok(consumed);
                 }
-                Ok(Step::Done) => break Ok(consumed),
+                Ok(Step::Done) => {
+                    self.strip_bom(chunk.content_mut(out));
+                    break Ok(consumed);
+                }
                 Err(error) => break Err(error),
             }
         };
@@ -212,6 +240,59 @@ impl Transfer {
         Ok(())
     }
 
+    /// Takes octets from the front of `input`, appends their content alone to `content`, and returns
+    /// how many were taken. Trailers are left out. Nothing is written of the outgoing body:
+    /// [`Transfer::write_content`] and [`Transfer::finish`] do that.
+    ///
+    /// # Errors
+    /// As [`Body::step`].
+    pub fn decode(&mut self, input: &[u8], content: &mut Vec<u8>) -> Result<usize, BodyError> {
+        let mut consumed = 0;
+        loop {
+            let rest = &input[consumed..];
+            match self.body.step(rest)? {
+                Step::Framing(n) | Step::Trailer(n) => consumed += n,
+                Step::Data(n) => {
+                    content.extend_from_slice(&rest[..n]);
+                    consumed += n;
+                }
+                Step::NeedMore | Step::Done => return Ok(consumed),
+            }
+        }
+    }
+
+    /// Appends `content` to an outgoing body.
+    pub fn write_content(coding: Coding, content: &[u8], out: &mut Vec<u8>) {
+        let mut chunk = ChunkWriter::begin(coding, out);
+        out.extend_from_slice(content);
+        chunk.end(out);
+    }
+
+    /// Moves an unfinished character that was kept to the end of `content`.
+    pub fn take_held(&mut self, content: &mut Vec<u8>) {
+        content.extend_from_slice(&self.held[..usize::from(self.held_bytes)]);
+        self.held_bytes = 0;
+    }
+
+    /// From here on a BOM at the beginning is left out: the outgoing body has begun without it.
+    pub fn drop_bom(&mut self) {
+        self.drops_bom = true;
+    }
+
+    /// Whether a BOM is to be left out of the content that comes first, which this is.
+    pub fn take_drop_bom(&mut self) -> bool {
+        std::mem::take(&mut self.drops_bom)
+    }
+
+    fn strip_bom(&mut self, content: Content<'_>) {
+        if self.drops_bom && !content.octets().is_empty() {
+            self.drops_bom = false;
+            if content.octets().starts_with(BOM) {
+                content.out.drain(content.start..content.start + BOM.len());
+            }
+        }
+    }
+
     fn begin_trailers(&mut self, out: &mut Vec<u8>) {
         if self.coding == Coding::Chunked && self.written == Written::Content {
             out.extend_from_slice(b"0\r\n");
@@ -219,7 +300,8 @@ impl Transfer {
         }
     }
 
-    fn finish(&mut self, out: &mut Vec<u8>) {
+    /// Ends the outgoing body.
+    pub fn finish(&mut self, out: &mut Vec<u8>) {
         self.begin_trailers(out);
         if self.coding == Coding::Chunked && self.written != Written::All {
             out.extend_from_slice(b"\r\n");
@@ -310,9 +392,12 @@ impl ChunkWriter {
     }
 }
 
+/// A mark that some put in front of UTF-8.
+const BOM: &[u8] = b"\xEF\xBB\xBF";
+
 /// How many octets at the end are the beginning of a UTF-8 character that the text does not finish.
 /// Octets that cannot become a character are left alone: they are the sender's business.
-fn unfinished_character(text: &[u8]) -> usize {
+pub fn unfinished_character(text: &[u8]) -> usize {
     for back in 1..=text.len().min(3) {
         let wanted = match text[text.len() - back] {
             0b1000_0000..=0b1011_1111 => continue,

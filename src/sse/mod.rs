@@ -1,0 +1,12 @@
+//! Event streams (WHATWG Server-Sent Events): where their events are, and how a stream is handed on
+//! by somebody who knows it.
+//!
+//! Owns the grammar of events, and what may be written into a stream that somebody else makes.
+//! Does not own HTTP's framing of it, which is [`http1`](crate::http1)'s, nor when something is
+//! written or a stream ends, which is decided by whoever relays it.
+
+mod body;
+mod tracker;
+
+pub use body::{Cut, EventBody, Pushed};
+pub use tracker::{EventTracker, Passed, last_event_id};
