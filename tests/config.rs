@@ -11,7 +11,7 @@ use stepflow_load_balancer::{
         AccessLog, Algorithm, Balancing, Config, ConfigError, Dns, Effective, EjectionEnds,
         Environment, File, Flags, HealthCheck, HealthChecks, Invocation, IoDriver, Limits, Log,
         LogDestination, LogFormat, Outliers, PanicMode, PanicScope, Resilience, Resolution,
-        SETTINGS, Source, Sources, Timeouts,
+        SETTINGS, Source, Sources, Streams, Timeouts,
     },
     model::{FaultSet, HashOn, StatusSet, TrustedProxies},
     session::{self, CookieSpec, Key, LostRules},
@@ -159,6 +159,7 @@ fn defaults_are_the_documented_ones() {
             drain_grace: seconds(3),
             drain: seconds(30),
         },
+        streams: Streams { heartbeat: None },
         log: Log {
             filter: "warn,stepflow_load_balancer=info,access=info".to_owned(),
             destination: LogDestination::Stdout,
@@ -255,6 +256,7 @@ fn every_option_reaches_the_configuration() {
         ("STEPFLOW_LB_REQUESTS_PER_BACKEND_MAX", "24"),
         ("STEPFLOW_LB_QUEUE_MAX", "25"),
         ("STEPFLOW_LB_QUEUE_TIMEOUT", "26"),
+        ("STEPFLOW_LB_STREAM_HEARTBEAT", "27"),
         ("STEPFLOW_LB_ACCESS_LOG", "all"),
         ("RUST_LOG", "trace,access=off"),
         ("STEPFLOW_LOG_LEVEL", "debug"),
@@ -362,6 +364,7 @@ fn every_option_reaches_the_configuration() {
             drain_grace: seconds(14),
             drain: seconds(15),
         },
+        streams: Streams { heartbeat: Some(seconds(27)) },
         log: Log {
             filter: "trace,access=off".to_owned(),
             destination: LogDestination::File("/tmp/lb.log".into()),

@@ -10,7 +10,7 @@ use std::{
 use super::{
     AccessLog, Algorithm, Balancing, Config, Dns, EjectionEnds, HealthCheck, HealthChecks,
     IoDriver, Limits, Log, LogDestination, LogFormat, Outliers, PanicMode, PanicScope, Resilience,
-    Timeouts,
+    Streams, Timeouts,
 };
 use crate::{
     model::{FaultSet, HashOn, StatusSet, TrustedProxies},
@@ -144,6 +144,7 @@ impl Draft {
                 drain_grace: Duration::ZERO,
                 drain: Duration::ZERO,
             },
+            streams: Streams { heartbeat: None },
             log: Log {
                 filter: String::new(),
                 destination: LogDestination::Stdout,

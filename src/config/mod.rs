@@ -85,6 +85,8 @@ pub struct Config {
     pub resilience: Resilience,
     /// How long we wait for whom.
     pub timeouts: Timeouts,
+    /// What is done for event streams.
+    pub streams: Streams,
     /// Logs.
     pub log: Log,
 }
@@ -353,6 +355,13 @@ pub struct Timeouts {
     pub drain_grace: Duration,
     /// Between the end of accepting and the end of the process.
     pub drain: Duration,
+}
+
+/// What is done for event streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Streams {
+    /// Silence after which a comment is sent between two events; `None` sends none.
+    pub heartbeat: Option<Duration>,
 }
 
 /// Logs.

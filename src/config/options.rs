@@ -1116,6 +1116,18 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "stream_heartbeat",
+        flag: "stream-heartbeat",
+        environment: "STEPFLOW_LB_STREAM_HEARTBEAT",
+        default: "off",
+        accepted: DURATION_OR_OFF,
+        help: "Silence of an event stream after which its client gets a comment",
+        group: "Event streams",
+        apply: |draft, text| {
+            units::duration_or_off(text).map(|d| draft.config.streams.heartbeat = d)
+        },
+    },
+    Setting {
         key: "access_log",
         flag: "access-log",
         environment: "STEPFLOW_LB_ACCESS_LOG",

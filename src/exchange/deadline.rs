@@ -64,9 +64,11 @@ pub enum Timer {
     TunnelIdle,
     /// A client that was told to close, closing.
     Linger,
+    /// A silence in an event stream that has lasted long enough. No deadline: nobody has failed.
+    Heartbeat,
 }
 
-const TIMERS: [Timer; 13] = [
+const TIMERS: [Timer; 14] = [
     Timer::KeepAlive,
     Timer::RequestHead,
     Timer::HeadRate,
@@ -80,6 +82,7 @@ const TIMERS: [Timer; 13] = [
     Timer::ClientWrite,
     Timer::TunnelIdle,
     Timer::Linger,
+    Timer::Heartbeat,
 ];
 
 /// How long any head may take, whatever its pace: a lost packet is sent again after a second.

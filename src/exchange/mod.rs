@@ -39,7 +39,7 @@ pub use handshake::{
 pub use hash_key::hash_key;
 pub use outcome::fault_of;
 pub use plan::{
-    Admission, ErrorFormat, Flush, Persistence, Recipient, RequestPlan, ResponsePlan, Then, admit,
+    Admission, ErrorFormat, Persistence, Recipient, RequestPlan, ResponsePlan, Then, admit,
     error_format, plan_response,
 };
 pub use retry::{Attempt, Retry, Sent, may_retry};

@@ -356,15 +356,6 @@ fn is_authority(value: &[u8]) -> bool {
     host_is_valid && port_is_valid
 }
 
-/// When octets of the response are handed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flush {
-    /// As they come: somebody is waiting for each event.
-    Immediate,
-    /// Head and small body together, in one write.
-    Coalesce,
-}
-
 /// What follows a response head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
@@ -387,14 +378,14 @@ pub struct ResponsePlan {
     pub then: Then,
     /// Follows the body and hands it on.
     pub transfer: Transfer,
-    /// When octets are handed on.
-    pub flush: Flush,
     /// An event stream: it is counted as one, and may be silent for as long as it likes.
     pub is_event_stream: bool,
+    /// The content has a coding, so nobody but its reader knows what it says.
+    pub is_coded: bool,
     /// Octets of the body, where the head tells.
     pub body_bytes: Option<u64>,
     /// How the outgoing body is delimited.
-    pub(super) coding: Coding,
+    pub coding: Coding,
     /// The outgoing body ends with the client's connection.
     pub ends_with_connection: bool,
     /// What the backend wants of its connection.
@@ -459,9 +450,10 @@ pub fn plan_response(
         }
         Framing::Chunked | Framing::UntilClose => Coding::Identity,
     };
-    let mut transfer = match is_event_stream && !is_encoded {
-        true => Transfer::text(framing, coding),
-        false => Transfer::new(framing, coding),
+    let mut transfer = match (is_event_stream, is_encoded) {
+        (true, false) => Transfer::text(framing, coding),
+        (true, true) => Transfer::rewriting(framing, coding),
+        (false, _) => Transfer::new(framing, coding),
     };
     if tokens.lists_fields {
         transfer = transfer.without_trailers();
@@ -478,8 +470,8 @@ pub fn plan_response(
         status: head.status,
         then,
         transfer,
-        flush: if is_event_stream { Flush::Immediate } else { Flush::Coalesce },
         is_event_stream,
+        is_coded: is_encoded,
         body_bytes: match framing {
             Framing::Length(bytes) => Some(bytes),
             Framing::Chunked | Framing::UntilClose => None,

@@ -125,6 +125,11 @@ impl EventBody {
         self.end == End::Cut || self.transfer.is_done()
     }
 
+    /// How many fields were dropped from its trailer section since this was asked last.
+    pub fn take_dropped(&mut self) -> u16 {
+        self.transfer.take_dropped()
+    }
+
     /// We ended it, and the incoming one goes on.
     pub fn is_cut(&self) -> bool {
         self.end == End::Cut

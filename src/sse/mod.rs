@@ -1,4 +1,4 @@
-//! Event streams (WHATWG Server-Sent Events): where their events are, and how a stream is handed on
+//! Pure: event streams (WHATWG Server-Sent Events), where their events are, and how a stream is handed on
 //! by somebody who knows it.
 //!
 //! Owns the grammar of events, and what may be written into a stream that somebody else makes.
@@ -8,5 +8,5 @@
 mod body;
 mod tracker;
 
-pub use body::{Cut, EventBody, Pushed};
+pub use body::{Cut, EventBody, HELD_BYTES_MAX, Pushed, Reading};
 pub use tracker::{EventTracker, Passed, last_event_id};

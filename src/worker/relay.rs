@@ -1,8 +1,12 @@
 //! Steps 6 and 7: the request goes up, the response comes down, and nothing else is forgotten
 //! meanwhile: the rest of the request body, the client's departure, the deadlines.
 //!
+//! Event streams have a pump of their own in [`stream`].
+//!
 //! Invariant: no read that was handed to the kernel is dropped on a connection that will be used
 //! again. Every early return from here ends the upstream connection.
+
+mod stream;
 
 use std::{
     future::{Future, poll_fn},
@@ -26,8 +30,8 @@ use super::{
 use crate::{
     config::Algorithm,
     exchange::{
-        ExchangeEnd, Failure, Fate, Flush, Origin, RequestPlan, ResponsePlan, Sent, Then, Timer,
-        conclude, plan_response, write_response,
+        ExchangeEnd, Failure, Fate, Origin, RequestPlan, ResponsePlan, Sent, Then, Timer, conclude,
+        plan_response, write_response,
     },
     http1::{
         BodyError, BodyLimits, Edits, Field, HeadScan, LeadingLine, ResponseHead, Transfer,
@@ -36,7 +40,7 @@ use crate::{
     link::Report,
     model::Phase,
     session::instance_in,
-    stats::{Held, Sample},
+    stats::Sample,
     sys::{Duplex, Ending, Readiness},
 };
 
@@ -166,6 +170,7 @@ where
         self.worker.buffers.give(std::mem::take(&mut request.octets));
         match plan.then {
             Then::Tunnel => self.tunnel(out, rest).await,
+            Then::Relay if plan.is_event_stream => self.stream(&plan, out, rest).await,
             Then::Relay | Then::Interim | Then::Skip => self.body(plan, out, rest).await,
         }
     }
@@ -326,24 +331,11 @@ where
         mut out: Vec<u8>,
         mut input: Vec<u8>,
     ) -> Result<(Fate, Fate), Failure> {
-        let _open: Option<Held<'_>> =
-            plan.is_event_stream.then(|| self.worker.stats().event_streams_open.hold());
-        self.departure_ends |= plan.is_event_stream;
-        if plan.is_event_stream {
-            self.account.become_event_stream();
-        }
         // It left before anybody could know that this would be a stream.
         if self.departure_ends && self.client.half_closed {
             return Err(Failure::ClientGone);
         }
-        let timeouts = &self.worker.config.timeouts;
-        // Whoever reads a stream may pause over an event; whoever takes nothing for long holds a
-        // place on the backend that others could have.
-        let write_wait = match plan.is_event_stream {
-            true => timeouts.client_stall,
-            false => Some(timeouts.body),
-        };
-        let mut arrivals = pin!(self.upstream.readiness());
+        let write_wait = Some(self.worker.config.timeouts.body);
         let mut size = Size::Small;
         let mut head_is_out = false;
         let stray_octets = loop {
@@ -390,37 +382,32 @@ where
                 let wait = self.worker.config.timeouts.body;
                 self.client.alarm.set(Timer::ResponseBody, wait);
             }
-            let received = match plan.flush {
-                Flush::Immediate => self.receive_event(arrivals.as_mut()).await?,
-                Flush::Coalesce => {
-                    let buffer = self.worker.buffers.take(size);
-                    let mut receiving = pin!(self.upstream.recv(buffer));
-                    let (result, buffer) = loop {
-                        match self.turn(receiving.as_mut()).await? {
-                            Turn::Done(received) => break received,
-                            // The body is late: the head goes alone.
-                            Turn::Coalesce => {
-                                self.account.status = plan.status;
-                                head_is_out = true;
-                                let head = std::mem::take(&mut out);
-                                self.send_within(head, write_wait).await?;
-                            }
-                        }
-                    };
-                    result.map(|n| (n > 0).then_some(buffer))
+            let buffer = self.worker.buffers.take(size);
+            let mut receiving = pin!(self.upstream.recv(buffer));
+            let (received, buffer) = loop {
+                match self.turn(receiving.as_mut()).await? {
+                    Turn::Done(received) => break received,
+                    // The body is late: the head goes alone.
+                    Turn::Due => {
+                        self.account.status = plan.status;
+                        head_is_out = true;
+                        let head = std::mem::take(&mut out);
+                        self.send_within(head, write_wait).await?;
+                    }
                 }
             };
             self.client.alarm.clear(Timer::ResponseBody);
             self.client.alarm.clear(Timer::Coalesce);
             let is_broken = received.is_err();
-            match received.ok().flatten() {
-                Some(buffer) => {
+            match received {
+                Ok(1..) => {
                     if buffer.len() == buffer.capacity() {
                         size = Size::Large;
                     }
                     input = buffer;
                 }
-                None => {
+                Ok(0) | Err(_) => {
+                    self.worker.buffers.give(buffer);
                     if out.capacity() == 0 {
                         out = self.worker.buffers.take(Size::Small);
                     }
@@ -475,25 +462,6 @@ where
         };
         let conclusion = conclude(&self.request, plan, &end);
         (conclusion.downstream, conclusion.upstream)
-    }
-
-    /// Waits for the next piece of an event stream, holding no buffer meanwhile. `None` is the end.
-    async fn receive_event(
-        &mut self,
-        mut arrivals: Pin<&mut impl Readiness>,
-    ) -> Result<std::io::Result<Option<Vec<u8>>>, Failure> {
-        loop {
-            let mut arrival = pin!(poll_fn(|cx| arrivals.as_mut().poll_ready(cx)));
-            self.finish(arrival.as_mut()).await?;
-            let mut buffer = self.worker.buffers.take(Size::Small);
-            match self.upstream.try_recv(&mut buffer) {
-                Ok(n) => return Ok(Ok((n > 0).then_some(buffer))),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    self.worker.buffers.give(buffer);
-                }
-                Err(error) => return Ok(Err(error)),
-            }
-        }
     }
 
     async fn tunnel(&mut self, out: Vec<u8>, rest: Vec<u8>) -> Result<(Fate, Fate), Failure> {
@@ -645,13 +613,13 @@ where
 enum Turn<T> {
     /// The operation has ended.
     Done(T),
-    /// It has not, but what is held back for company must go.
-    Coalesce,
+    /// It has not, and it is time for something else: the timer that the caller had set.
+    Due,
 }
 
 fn expired<T>(timer: Timer) -> Result<Turn<T>, Failure> {
     match timer {
-        Timer::Coalesce => Ok(Turn::Coalesce),
+        Timer::Coalesce | Timer::Heartbeat => Ok(Turn::Due),
         Timer::RequestBody => Err(Failure::RequestBodyTimeout),
         Timer::BackendWrite => Err(Failure::BackendStalled),
         Timer::ResponseBody => Err(Failure::ResponseBodyTimeout),
@@ -675,7 +643,7 @@ fn body_failure(error: BodyError) -> Failure {
 }
 
 fn may_coalesce(plan: &ResponsePlan) -> bool {
-    plan.flush == Flush::Coalesce && plan.body_bytes.is_some_and(|n| n <= COALESCED_BYTES_MAX)
+    plan.body_bytes.is_some_and(|n| n <= COALESCED_BYTES_MAX)
 }
 
 fn names_instance(worker: &Worker, line: &crate::http1::FieldLine<'_>) -> bool {

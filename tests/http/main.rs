@@ -20,6 +20,7 @@ mod forwarding;
 mod framing;
 mod health_checks;
 mod health_endpoint;
+mod heartbeats;
 mod initialize;
 mod interim;
 mod limits;
