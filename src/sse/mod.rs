@@ -1,5 +1,5 @@
-//! Pure: event streams (WHATWG Server-Sent Events), where their events are, and how a stream is handed on
-//! by somebody who knows it.
+//! Pure: event streams (WHATWG Server-Sent Events): where their events are, and how a stream is
+//! handed on by somebody who knows it.
 //!
 //! Owns the grammar of events, and what may be written into a stream that somebody else makes.
 //! Does not own HTTP's framing of it, which is [`http1`](crate::http1)'s, nor when something is
