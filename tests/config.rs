@@ -159,7 +159,7 @@ fn defaults_are_the_documented_ones() {
             drain_grace: seconds(3),
             drain: seconds(30),
         },
-        streams: Streams { heartbeat: None },
+        streams: Streams { heartbeat: None, resume: false },
         log: Log {
             filter: "warn,stepflow_load_balancer=info,access=info".to_owned(),
             destination: LogDestination::Stdout,
@@ -257,6 +257,7 @@ fn every_option_reaches_the_configuration() {
         ("STEPFLOW_LB_QUEUE_MAX", "25"),
         ("STEPFLOW_LB_QUEUE_TIMEOUT", "26"),
         ("STEPFLOW_LB_STREAM_HEARTBEAT", "27"),
+        ("STEPFLOW_LB_STREAM_RESUME", "on"),
         ("STEPFLOW_LB_ACCESS_LOG", "all"),
         ("RUST_LOG", "trace,access=off"),
         ("STEPFLOW_LOG_LEVEL", "debug"),
@@ -364,7 +365,7 @@ fn every_option_reaches_the_configuration() {
             drain_grace: seconds(14),
             drain: seconds(15),
         },
-        streams: Streams { heartbeat: Some(seconds(27)) },
+        streams: Streams { heartbeat: Some(seconds(27)), resume: true },
         log: Log {
             filter: "trace,access=off".to_owned(),
             destination: LogDestination::File("/tmp/lb.log".into()),

@@ -144,7 +144,7 @@ impl Draft {
                 drain_grace: Duration::ZERO,
                 drain: Duration::ZERO,
             },
-            streams: Streams { heartbeat: None },
+            streams: Streams { heartbeat: None, resume: false },
             log: Log {
                 filter: String::new(),
                 destination: LogDestination::Stdout,

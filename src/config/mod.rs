@@ -362,6 +362,8 @@ pub struct Timeouts {
 pub struct Streams {
     /// Silence after which a comment is sent between two events; `None` sends none.
     pub heartbeat: Option<Duration>,
+    /// A `GET` stream whose backend dies goes on from another one, with `Last-Event-ID`.
+    pub resume: bool,
 }
 
 /// Logs.

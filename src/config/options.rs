@@ -1128,6 +1128,19 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "stream_resume",
+        flag: "stream-resume",
+        environment: "STEPFLOW_LB_STREAM_RESUME",
+        default: "off",
+        accepted: "on or off",
+        help: "Whether a GET stream whose backend dies goes on from another, with Last-Event-ID",
+        group: "Event streams",
+        apply: |draft, text| {
+            let words = [("on", true), ("off", false)];
+            units::word(text, &words).map(|resume| draft.config.streams.resume = resume)
+        },
+    },
+    Setting {
         key: "access_log",
         flag: "access-log",
         environment: "STEPFLOW_LB_ACCESS_LOG",

@@ -217,6 +217,8 @@ failures! {
     ResponseBodyTimeout: Upstream, Relay, None, "response_body_timeout", "the backend's response body stopped arriving";
     /// The backend closed inside the response.
     ResponseTruncated: Upstream, Relay, None, "response_truncated", "the backend closed inside its response";
+    /// Asked for the rest of an event stream, another backend answered something else.
+    StreamNotContinued: Upstream, Relay, None, "stream_not_continued", "the backend that was to go on with the stream answered something else";
     /// A tunnel carried nothing for `tunnel_idle_timeout`.
     TunnelIdle: Internal, Relay, None, "tunnel_idle", "the tunnel carried nothing within tunnel_idle_timeout";
     /// The client left before the response ended.

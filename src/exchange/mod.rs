@@ -9,7 +9,8 @@
 //! backend, sockets.
 //!
 //! Invariants
-//! - Nothing is retried after a response octet went downstream.
+//! - Nothing is retried after a response octet went downstream, but for an event stream that goes
+//!   on where its client stands ([`may_continue`]).
 //! - A body that was partly sent is never replayed, and nothing that is not idempotent is sent
 //!   twice after an octet of it was sent.
 //! - A side is reused only if both messages on it ended at their own boundary.
@@ -23,6 +24,7 @@ mod handshake;
 mod hash_key;
 mod outcome;
 mod plan;
+mod resume;
 mod retry;
 mod reuse;
 #[cfg(test)]
@@ -42,5 +44,6 @@ pub use plan::{
     Admission, ErrorFormat, Persistence, Recipient, RequestPlan, ResponsePlan, Then, admit,
     error_format, plan_response,
 };
+pub use resume::{Broken, Continue, ask_from, may_continue};
 pub use retry::{Attempt, Retry, Sent, may_retry};
 pub use reuse::{CloseReason, Conclusion, ExchangeEnd, Fate, conclude};

@@ -44,7 +44,7 @@ pub enum Retry {
 }
 
 /// Attempts per request, whatever the reason.
-const ATTEMPTS_MAX: u32 = 4;
+pub(super) const ATTEMPTS_MAX: u32 = 4;
 
 impl Attempt {
     /// The first attempt, before anything is known about it.

@@ -15,6 +15,7 @@ mod forward;
 mod properties;
 mod respond;
 mod response;
+mod resume;
 mod retry;
 mod reuse;
 

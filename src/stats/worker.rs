@@ -64,6 +64,8 @@ pub struct WorkerStats {
     pub sessions_lost: [Counter; LOST_REASONS.len()],
     /// Event streams open now.
     pub event_streams_open: Gauge,
+    /// Event streams that were asked for again from another backend.
+    pub streams_continued: Counter,
     /// Tunnels open now.
     pub tunnels_open: Gauge,
     /// Reports to the control thread that found its queue full.

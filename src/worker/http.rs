@@ -18,7 +18,7 @@ use super::{
     handshake::{self, Introducing, Patience},
     owner::reach_owner,
     reach::{Unreached, goes_on, reach_any},
-    relay::{self, Delivery, Replay},
+    relay::{self, Delivery, Replay, Stream},
     sessions::{Pin, Session},
     table::{Slot, Tried},
     upstream::{self, Freshness, InFlight},
@@ -108,6 +108,8 @@ pub(super) struct Request {
     /// Follows the part of the body that is still to come. Boxed, because most have none, and what
     /// is in here every connection pays for.
     pub(super) rest: Option<Box<Transfer>>,
+    /// The event stream that the client is getting already.
+    pub(super) stream: Option<Box<Stream>>,
 }
 
 impl Request {
@@ -328,7 +330,15 @@ fn prepare(
         }
         None => {
             let rest = (!body.is_done()).then(|| Box::new(body));
-            Prepared::Forward(Request { plan, instance, session, key, octets: outgoing, rest })
+            Prepared::Forward(Request {
+                plan,
+                instance,
+                session,
+                key,
+                octets: outgoing,
+                rest,
+                stream: None,
+            })
         }
     }
 }
@@ -415,6 +425,15 @@ async fn deliver(
             Delivery::Failed { failure, sent, response_begun, request_complete } => {
                 if let Some(fault) = fault_of(failure, attempt.reused, response_begun) {
                     worker.note_fault(slot, fault);
+                }
+                if request.stream.is_some() {
+                    // The client has its head, and knows of no attempts.
+                    let Some(next) = relay::go_on(worker, request, failure, slot, attempt) else {
+                        return Err(Undelivered { failure, request_complete });
+                    };
+                    (attempt, tried) = next;
+                    (last, asks_again) = (Some(failure), false);
+                    continue;
                 }
                 attempt = Attempt { sent, response_begun, ..attempt };
                 let verdict = may_retry(failure, &request.plan, &attempt);

@@ -8,6 +8,8 @@
 
 mod stream;
 
+pub(super) use stream::{Stream, go_on};
+
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
@@ -84,7 +86,7 @@ pub(super) async fn run(
         request: request.plan,
         request_complete: is_whole,
         upload: None,
-        departure_ends: request.plan.accepts_event_stream,
+        departure_ends: request.plan.accepts_event_stream || request.stream.is_some(),
         response_begun: false,
         awaits_head: false,
         write_wait: None,
@@ -166,11 +168,13 @@ where
         self.client.alarm.clear(Timer::ResponseHead);
         self.note_latency(&answered);
         let (plan, out, rest) = answered?;
-        // From here on nothing is sent again: a stream must not pin what it was asked with.
+        if request.stream.is_some() || (plan.is_event_stream && plan.then == Then::Relay) {
+            return self.stream(&plan, request, out, rest).await;
+        }
+        // From here on nothing is sent again.
         self.worker.buffers.give(std::mem::take(&mut request.octets));
         match plan.then {
             Then::Tunnel => self.tunnel(out, rest).await,
-            Then::Relay if plan.is_event_stream => self.stream(&plan, out, rest).await,
             Then::Relay | Then::Interim | Then::Skip => self.body(plan, out, rest).await,
         }
     }
@@ -230,8 +234,8 @@ where
                     received.drain(..head.end);
                     return Ok((plan, out, received));
                 }
-                Then::Interim => self.send(out).await?,
-                Then::Skip => self.worker.buffers.give(out),
+                Then::Interim if request.stream.is_none() => self.send(out).await?,
+                Then::Interim | Then::Skip => self.worker.buffers.give(out),
             }
             interims += 1;
             received.drain(..head.end);

@@ -28,6 +28,7 @@ mod outliers;
 mod pooling;
 mod resources;
 mod responses;
+mod resume;
 mod sessions;
 mod sse;
 mod streams;

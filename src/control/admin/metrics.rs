@@ -310,6 +310,11 @@ fn exchanges(page: &mut Page, scrape: &Scrape<'_>) {
         &[
             ("stepflow_lb_retries_total", "Exchanges sent again", |w| &w.retries),
             (
+                "stepflow_lb_streams_continued_total",
+                "Event streams asked for again from another backend",
+                |w| &w.streams_continued,
+            ),
+            (
                 "stepflow_lb_trailer_fields_dropped_total",
                 "Trailer fields dropped because they must not be trailers",
                 |w| &w.trailer_fields_dropped,

@@ -1,7 +1,8 @@
 //! Step 7 of an event stream: its events go down as they come, and what is ours goes between them.
 //!
 //! Invariants
-//! - A silent stream holds no buffer.
+//! - A silent stream holds no buffer, and what it was asked with only while it may be asked again.
+//! - A stream goes on from another backend where its client stands, or not at all.
 //! - Nothing of ours is written inside an event: [`EventBody`] sees to that.
 
 use std::{
@@ -10,14 +11,42 @@ use std::{
     pin::{Pin, pin},
 };
 
-use super::{Relay, Turn, body_failure};
+use super::{Relay, Replay, Turn, body_failure};
 use crate::{
-    exchange::{Failure, Fate, ResponsePlan, Timer},
-    sse::{EventBody, Reading},
+    exchange::{
+        Attempt, Broken, Continue, Failure, Fate, ResponsePlan, Retry, Timer, ask_from,
+        may_continue,
+    },
+    http1::BodyError,
+    sse::{EventBody, Pushed, Reading},
     stats::Held,
     sys::{Ending, Readiness},
-    worker::buffer::Size,
+    worker::{
+        Worker,
+        buffer::Size,
+        http::Request,
+        table::{Slot, Tried},
+    },
 };
+
+/// An event stream whose head the client has. Outlives the backends that it comes from.
+pub(in crate::worker) struct Stream {
+    body: EventBody,
+    /// What it was asked with, while it may be asked again.
+    asked: Option<Box<[u8]>>,
+    /// The client has had content.
+    has_content: bool,
+    /// The backend has sent content.
+    has_moved: bool,
+    last_id: LastId,
+}
+
+/// The id of the last event that the client has had.
+enum LastId {
+    /// There was none, or it cannot be known.
+    Unknown,
+    Known(Box<[u8]>),
+}
 
 /// What a silent stream waits for.
 enum Arrival {
@@ -35,10 +64,19 @@ impl Relay<'_, '_> {
     pub(super) async fn stream(
         &mut self,
         plan: &ResponsePlan,
+        request: &mut Request,
         mut out: Vec<u8>,
         mut input: Vec<u8>,
     ) -> Result<(Fate, Fate), Failure> {
         let worker = self.worker;
+        let mut head_is_out = request.stream.is_some();
+        if head_is_out {
+            worker.buffers.give(std::mem::take(&mut out));
+        }
+        self.begin(plan, request)?;
+        let Some(stream) = request.stream.as_deref_mut() else {
+            return Err(Failure::ResponseTruncated);
+        };
         let _open: Held<'_> = worker.stats().event_streams_open.hold();
         self.departure_ends = true;
         self.account.become_event_stream();
@@ -46,11 +84,8 @@ impl Relay<'_, '_> {
         if self.client.half_closed {
             return Err(Failure::ClientGone);
         }
-        // Boxed: every connection would have room for it, and few have a stream.
-        let mut body = Box::new(EventBody::new(plan.transfer, plan.coding, reading(plan)));
         let mut arrivals = pin!(self.upstream.readiness());
         let mut size = Size::Small;
-        let mut head_is_out = false;
         let stray_octets = loop {
             if let Some(introducing) = &mut self.account.introducing {
                 introducing.note(&input);
@@ -60,13 +95,13 @@ impl Relay<'_, '_> {
                 let fits = input.len() + 64 <= Size::Small.bytes();
                 out = worker.buffers.take(if fits { Size::Small } else { Size::Large });
             }
-            let pushed = body.push(&input, &mut out, |_| ());
+            let pushed = stream.push(&input, &mut out, worker.config.streams.resume);
             let error = pushed.err();
             let taken = pushed.unwrap_or_default().taken;
             let is_stray = taken < input.len() && error.is_none();
             worker.buffers.give(std::mem::take(&mut input));
             self.account.bytes_down += taken as u64;
-            worker.stats().trailer_fields_dropped.add(u64::from(body.take_dropped()));
+            worker.stats().trailer_fields_dropped.add(u64::from(stream.body.take_dropped()));
             if !head_is_out {
                 // While the head is still here, the client can get a proper error.
                 if let Some(error) = error {
@@ -80,7 +115,7 @@ impl Relay<'_, '_> {
                 self.account.status = plan.status;
                 head_is_out = true;
             }
-            let is_done = body.is_done();
+            let is_done = stream.body.is_done();
             if is_done {
                 self.introduced(plan.status);
             }
@@ -100,13 +135,13 @@ impl Relay<'_, '_> {
                 }
                 Arrival::Silence => {
                     out = worker.buffers.take(Size::Small);
-                    body.heartbeat(&mut out);
+                    stream.body.heartbeat(&mut out);
                 }
                 Arrival::End { is_broken } => {
                     out = worker.buffers.take(Size::Small);
                     // A body that ends with its connection is complete unless the connection broke
                     // (RFC 9112 §8).
-                    if is_broken || body.end_of_input(&mut out).is_err() {
+                    if is_broken || stream.body.end_of_input(&mut out).is_err() {
                         return Err(Failure::ResponseTruncated);
                     }
                     self.introduced(plan.status);
@@ -153,6 +188,113 @@ impl Relay<'_, '_> {
             }
         }
     }
+}
+
+impl Relay<'_, '_> {
+    /// What follows a head that the client has, or is about to get.
+    fn begin(&mut self, plan: &ResponsePlan, request: &mut Request) -> Result<(), Failure> {
+        let resumes = self.worker.config.streams.resume;
+        let octets = std::mem::take(&mut request.octets);
+        let reading = reading(plan);
+        let begun = match request.stream.as_deref_mut() {
+            Some(stream) => {
+                let fits = plan.is_event_stream && plan.status == 200 && reading == Reading::Open;
+                let goes_on = fits && stream.body.continue_with(plan.transfer);
+                stream.has_moved = false;
+                goes_on
+            }
+            None => {
+                let body = EventBody::new(plan.transfer, plan.coding, reading);
+                let may_go_on = self.replay == Replay::Possible
+                    && reading == Reading::Open
+                    && plan.status == 200
+                    && request.pin().is_none()
+                    && request.session.is_none();
+                // Boxed: every connection would have room for it, and few have a stream.
+                request.stream = Some(Box::new(Stream {
+                    body: if may_go_on && resumes { body.in_whole_events() } else { body },
+                    asked: may_go_on.then(|| octets.as_slice().into()),
+                    has_content: false,
+                    has_moved: false,
+                    last_id: LastId::Unknown,
+                }));
+                true
+            }
+        };
+        self.worker.buffers.give(octets);
+        if begun { Ok(()) } else { Err(Failure::StreamNotContinued) }
+    }
+}
+
+impl Stream {
+    fn push(
+        &mut self,
+        input: &[u8],
+        out: &mut Vec<u8>,
+        resumes: bool,
+    ) -> Result<Pushed, BodyError> {
+        let last_id = &mut self.last_id;
+        let pushed = self.body.push(input, out, |id| *last_id = LastId::of(id));
+        if !self.has_moved && !self.body.is_untouched() {
+            (self.has_content, self.has_moved) = (true, true);
+            if !resumes {
+                self.asked = None;
+            }
+        }
+        pushed
+    }
+}
+
+impl LastId {
+    fn of(id: Option<&[u8]>) -> Self {
+        id.map_or(Self::Unknown, |id| Self::Known(id.into()))
+    }
+}
+
+/// Makes ready what is sent next if the stream, which broke off in `attempt` at `slot`, goes on
+/// from another backend; gives that attempt, and whom it leaves out.
+pub(in crate::worker) fn go_on(
+    worker: &Worker,
+    request: &mut Request,
+    failure: Failure,
+    slot: Slot,
+    attempt: Attempt,
+) -> Option<(Attempt, Tried)> {
+    let is_bound = request.pin().is_some() || request.session.is_some();
+    let stream = request.stream.as_deref_mut()?;
+    let asked = stream.asked.as_deref()?;
+    let from_id = match &stream.last_id {
+        LastId::Known(id) => ask_from(asked, id),
+        LastId::Unknown => None,
+    };
+    let broken = Broken {
+        has_content: stream.has_content,
+        has_moved: stream.has_moved,
+        is_whole: stream.body.is_open(),
+        knows_id: from_id.is_some(),
+        is_bound,
+        resumes: worker.config.streams.resume,
+        number: attempt.number,
+    };
+    let verdict = may_continue(failure, &request.plan, &broken);
+    let mut tried = Tried::default();
+    tried.note(slot);
+    if !worker.table.borrow().has_others_than(&tried) {
+        return None;
+    }
+    let (octets, next) = match (verdict, from_id) {
+        (Continue::FromStart, _) if worker.may_try_again() => {
+            (asked.to_vec(), attempt.after(Retry::NextBackend))
+        }
+        // Without the budget for retries: its client would ask for it again in a moment.
+        (Continue::FromLastId { number }, Some(octets)) => {
+            (octets, Attempt { number, ..Attempt::first(false) })
+        }
+        _ => return None,
+    };
+    request.octets = octets;
+    worker.stats().streams_continued.add(1);
+    Some((next, tried))
 }
 
 /// What can be known of a stream.
