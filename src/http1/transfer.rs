@@ -108,6 +108,11 @@ impl Transfer {
         self.body.is_done()
     }
 
+    /// The outgoing body has room for content: neither a trailer nor its end has been written.
+    pub fn takes_content(&self) -> bool {
+        self.written == Written::Content
+    }
+
     /// How many octets at the front of `input` are to be forwarded; what follows them belongs to
     /// the next message. Only for verbatim bodies. Trailers that must not be such are taken out of
     /// `input`; nothing else is moved or copied.
@@ -312,7 +317,8 @@ impl Transfer {
     /// Moves an unfinished character at the end of `content` into `held`; returns nothing because
     /// `content` knows its own length.
     fn hold_back(&mut self, mut content: Content<'_>) {
-        if !self.text {
+        // A BOM that is to be left out is recognised only when it is whole.
+        if !self.text && !self.drops_bom {
             return;
         }
         let tail = unfinished_character(content.octets());
