@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use memchr::memchr2;
+
 use super::{EventTracker, last_event_id, tracker::BOM};
 use crate::http1::{BodyError, Coding, Transfer, unfinished_character};
 
@@ -36,6 +38,10 @@ pub struct EventBody {
     is_out_whole: bool,
     /// Something was written: a BOM would not be at the beginning any more.
     has_begun: bool,
+    /// No octet of the incoming content has come.
+    is_untouched: bool,
+    /// What is held, if anything, begins where the incoming content does.
+    is_held_from_start: bool,
     manner: Manner,
     end: End,
 }
@@ -84,7 +90,7 @@ pub enum Cut {
     Done,
     /// It is inside an event, and ends behind it.
     Awaited,
-    /// It cannot be ended by us: see [`Reading`].
+    /// It cannot be ended by us: see [`Reading`]; or it has ended, or is in its trailers.
     Impossible,
 }
 
@@ -100,6 +106,8 @@ impl EventBody {
             held: Vec::new(),
             is_out_whole: true,
             has_begun: false,
+            is_untouched: true,
+            is_held_from_start: true,
             manner: Manner::AsItComes,
             end: End::Natural,
         }
@@ -135,9 +143,9 @@ impl EventBody {
         self.end == End::Cut
     }
 
-    /// No octet of content has come.
+    /// No octet of content has come, whatever its coding.
     pub fn is_untouched(&self) -> bool {
-        self.tracker.is_untouched()
+        self.is_untouched
     }
 
     /// What was written so far ends between two events, and more may be written.
@@ -146,12 +154,14 @@ impl EventBody {
             Manner::AsItComes => self.tracker.is_at_boundary(),
             Manner::WholeEvents => self.is_out_whole,
         };
-        self.reading == Reading::Open && is_whole && !self.is_done()
+        // Trailers go on as they come: behind the first of them there is no place for content.
+        let takes_content = self.transfer.takes_content() && !self.is_done();
+        self.reading == Reading::Open && is_whole && takes_content
     }
 
     /// Takes octets from the front of `input` and appends what they become to `out`. Where only
     /// whole events go on, `note` is told the id that readers hold from now on; `None` when it
-    /// cannot be known.
+    /// cannot be known. Nothing is taken once the stream has been cut.
     ///
     /// # Errors
     /// As [`Transfer::push`].
@@ -162,15 +172,19 @@ impl EventBody {
         note: impl FnMut(Option<&[u8]>),
     ) -> Result<Pushed, BodyError> {
         match self.manner {
+            // A sender that goes on behind the end has nothing to add to it.
+            _ if self.is_cut() => Ok(Pushed::default()),
             Manner::AsItComes => {
                 let (tracker, mut events) = (&mut self.tracker, 0);
-                let is_coded = self.reading == Reading::Coded;
+                let (is_coded, is_untouched) =
+                    (self.reading == Reading::Coded, &mut self.is_untouched);
                 let taken = self.transfer.push_seen(input, out, |content| {
+                    *is_untouched = false;
                     if !is_coded {
                         events += tracker.step(content).events;
                     }
                 })?;
-                self.has_begun |= !self.tracker.is_untouched();
+                self.has_begun |= !self.is_untouched;
                 Ok(Pushed { taken, events })
             }
             Manner::WholeEvents => self.push_whole_events(input, out, note),
@@ -183,30 +197,35 @@ impl EventBody {
         out: &mut Vec<u8>,
         mut note: impl FnMut(Option<&[u8]>),
     ) -> Result<Pushed, BodyError> {
-        let (before, is_first) = (self.held.len(), self.tracker.is_untouched());
+        let before = self.held.len();
         let decoded = self.transfer.decode(input, &mut self.held);
+        self.is_untouched &= self.held.len() == before;
         let passed = self.tracker.step(&self.held[before..]);
         let whole = passed.boundary.map_or(0, |n| before + n);
         if whole > 0 {
             let events = &self.held[..whole];
-            let readable = events.strip_prefix(BOM).filter(|_| is_first).unwrap_or(events);
-            match (self.is_out_whole, last_event_id(readable)) {
-                (true, Some(id)) => note(Some(id)),
-                (true, None) => {}
-                // The beginning of the first of them has been sent, and may have held an id.
-                (false, _) => note(None),
+            if self.is_out_whole {
+                let bom = if self.is_held_from_start { BOM } else { &[] };
+                if let Some(id) = last_event_id(events.strip_prefix(bom).unwrap_or(events)) {
+                    note(Some(id));
+                }
+            } else {
+                // The beginning of the first of them has been sent, and may have held an id. What
+                // is held of it begins inside a line, and an id behind that line is one.
+                let line = memchr2(b'\r', b'\n', events).unwrap_or(events.len());
+                note(last_event_id(&events[line..]));
             }
             self.write_held(whole, out);
             self.is_out_whole = true;
+            if let End::AtBoundary(retry) = self.end {
+                self.write_end(retry, out);
+                // Where the sender broke the framing behind it, nobody reads on.
+                let taken = decoded.unwrap_or(input.len());
+                return Ok(Pushed { taken, events: passed.events });
+            }
         }
         let taken = decoded?;
         let pushed = Pushed { taken, events: passed.events };
-        if let End::AtBoundary(retry) = self.end
-            && whole > 0
-        {
-            self.write_end(retry, out);
-            return Ok(pushed);
-        }
         if self.transfer.is_done() {
             // What is left of a stream that has ended is no event, but it was sent.
             self.write_held(self.held.len(), out);
@@ -222,8 +241,11 @@ impl EventBody {
     /// The sender closed: appends the end of the outgoing body if that was the body's end.
     ///
     /// # Errors
-    /// `Truncated` when it was not.
+    /// `Truncated` when it was not, and the stream had not been cut.
     pub fn end_of_input(&mut self, out: &mut Vec<u8>) -> Result<(), BodyError> {
+        if self.is_cut() {
+            return Ok(());
+        }
         if self.manner == Manner::WholeEvents && !self.is_done() {
             // Decides first: of a stream that was cut, the unfinished event is dropped.
             let mut probe = self.transfer;
@@ -246,7 +268,11 @@ impl EventBody {
     /// Ends the stream between two events: here, or behind the event that is on its way. Its reader
     /// is told to come back after `retry`.
     pub fn cut(&mut self, retry: Option<Duration>, out: &mut Vec<u8>) -> Cut {
-        if self.reading != Reading::Open || self.transfer.is_done() {
+        if self.is_cut() {
+            return Cut::Done;
+        }
+        let is_ending = self.transfer.is_done() || !self.transfer.takes_content();
+        if self.reading != Reading::Open || is_ending {
             return Cut::Impossible;
         }
         if self.is_open() {
@@ -272,7 +298,8 @@ impl EventBody {
         }
         self.transfer = transfer;
         self.tracker = EventTracker::new();
-        self.held.clear();
+        self.held = Vec::new();
+        (self.is_untouched, self.is_held_from_start) = (true, true);
         if self.has_begun {
             self.transfer.drop_bom();
         }
@@ -287,20 +314,17 @@ impl EventBody {
     }
 
     fn write_held(&mut self, octets: usize, out: &mut Vec<u8>) {
-        if octets > 0 {
-            self.has_begun = true;
-            let mut octets = octets;
-            if self.transfer.take_drop_bom() && self.held.starts_with(BOM) {
-                self.held.drain(..BOM.len());
-                octets -= BOM.len();
-            }
-            Transfer::write_content(self.coding, &self.held[..octets], out);
-            self.held.drain(..octets);
+        if octets == 0 {
+            return;
         }
-        if self.held.is_empty() {
-            // A silent stream holds nothing.
-            self.held = Vec::new();
-        }
+        self.has_begun = true;
+        self.is_held_from_start = false;
+        // The rest moves to a buffer of its own size: a silent stream holds no more than it must.
+        let rest = self.held.split_off(octets);
+        let content = std::mem::replace(&mut self.held, rest);
+        let drops_bom = self.transfer.take_drop_bom();
+        let content = content.strip_prefix(BOM).filter(|_| drops_bom).unwrap_or(&content);
+        Transfer::write_content(self.coding, content, out);
     }
 
     fn write_end(&mut self, retry: Option<Duration>, out: &mut Vec<u8>) {
@@ -315,121 +339,4 @@ impl EventBody {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::http1::Framing;
-
-    fn body() -> EventBody {
-        let transfer = Transfer::text(Framing::UntilClose, Coding::Identity);
-        EventBody::new(transfer, Coding::Identity, Reading::Open)
-    }
-
-    fn push(body: &mut EventBody, input: &str) -> String {
-        let mut out = Vec::new();
-        let pushed = body.push(input.as_bytes(), &mut out, |_| ()).unwrap();
-        assert_eq!(pushed.taken, input.len());
-        String::from_utf8(out).unwrap()
-    }
-
-    fn heartbeat(body: &mut EventBody) -> String {
-        let mut out = Vec::new();
-        assert_eq!(body.heartbeat(&mut out), !out.is_empty());
-        String::from_utf8(out).unwrap()
-    }
-
-    #[test]
-    fn heartbeats_come_between_events_and_nowhere_else() {
-        let mut body = body();
-        assert_eq!(heartbeat(&mut body), ": \n\n");
-        for inside in ["data: a", "\n", "id: 7\r\n", ": c\n", "da"] {
-            assert_eq!(push(&mut body, inside), inside);
-            assert_eq!(heartbeat(&mut body), "", "behind {inside:?}");
-        }
-        push(&mut body, "ta\n\n");
-        assert_eq!(heartbeat(&mut body), ": \n\n");
-        push(&mut body, ": a comment");
-        assert_eq!(heartbeat(&mut body), "");
-        push(&mut body, "\n");
-        assert_eq!(heartbeat(&mut body), ": \n\n");
-    }
-
-    #[test]
-    fn a_cut_waits_for_the_end_of_the_event_and_leaves_out_the_unfinished_one_behind_it() {
-        let mut body = body();
-        assert_eq!(push(&mut body, "data: a\n\ndata: \u{20ac}"), "data: a\n\ndata: \u{20ac}");
-        let mut out = Vec::new();
-        assert_eq!(body.cut(Some(Duration::from_millis(1500)), &mut out), Cut::Awaited);
-        assert_eq!((body.is_done(), out.len()), (false, 0));
-        assert_eq!(push(&mut body, "b"), "");
-        let more = "c\n\ndata: d\n\ndata: next\n";
-        assert_eq!(push(&mut body, more), "bc\n\ndata: d\n\nretry: 1500\n\n");
-        assert!(body.is_done() && body.is_cut());
-    }
-
-    #[test]
-    fn a_cut_inside_a_character_loses_none_of_its_octets() {
-        let mut body = body();
-        let mut out = Vec::new();
-        body.push(b"data: \xE2\x82", &mut out, |_| ()).unwrap();
-        assert_eq!(out, b"data: ");
-        assert_eq!(body.cut(None, &mut out), Cut::Awaited);
-        body.push(b"\xAC\n\nid: 1\n", &mut out, |_| ()).unwrap();
-        assert_eq!(out, "data: \u{20ac}\n\n".as_bytes());
-        assert!(body.is_cut());
-    }
-
-    #[test]
-    fn chunks_are_ended_by_a_cut_and_a_coded_or_measured_body_is_left_alone() {
-        let chunked = Transfer::text(Framing::Chunked, Coding::Chunked);
-        let mut body = EventBody::new(chunked, Coding::Chunked, Reading::Open);
-        let mut out = Vec::new();
-        body.push(b"9\r\ndata: a\n\n\r\n", &mut out, |_| ()).unwrap();
-        assert!(body.heartbeat(&mut out));
-        assert_eq!(body.cut(Some(Duration::from_secs(2)), &mut out), Cut::Done);
-        let want = "9\r\ndata: a\n\n\r\n4\r\n: \n\n\r\nd\r\nretry: 2000\n\n\r\n0\r\n\r\n";
-        assert_eq!(String::from_utf8(out).unwrap(), want);
-        for reading in [Reading::Coded, Reading::Fixed] {
-            let transfer = Transfer::rewriting(Framing::Length(20), Coding::Identity);
-            let mut body = EventBody::new(transfer, Coding::Identity, reading);
-            assert_eq!((heartbeat(&mut body), body.is_open()), (String::new(), false));
-            assert_eq!(body.cut(None, &mut Vec::new()), Cut::Impossible);
-        }
-    }
-
-    #[test]
-    fn whole_events_go_on_with_the_id_that_readers_hold_and_the_rest_is_dropped_when_continued() {
-        let mut body = body().in_whole_events();
-        let mut ids = Vec::new();
-        let mut out = Vec::new();
-        let mut note = |id: Option<&[u8]>| ids.push(id.map(<[u8]>::to_vec));
-        body.push(b"\xEF\xBB\xBFid: 1\ndata: a\n\nid: 2\nda", &mut out, &mut note).unwrap();
-        assert_eq!(out, b"\xEF\xBB\xBFid: 1\ndata: a\n\n");
-        assert!(body.is_open(), "what is written is whole");
-        assert!(body.continue_with(Transfer::text(Framing::UntilClose, Coding::Identity)));
-        body.push(b"\xEF\xBB\xBFid:2\rdata: b\r\r", &mut out, &mut note).unwrap();
-        assert_eq!(out, b"\xEF\xBB\xBFid: 1\ndata: a\n\nid:2\rdata: b\r\r");
-        assert_eq!(ids, [Some(b"1".to_vec()), Some(b"2".to_vec())]);
-    }
-
-    #[test]
-    fn an_event_that_is_too_long_to_hold_goes_on_in_pieces_and_cannot_be_continued() {
-        let mut body = body().in_whole_events();
-        let long = "data: ".to_owned() + &"x".repeat(HELD_BYTES_MAX);
-        assert_eq!(push(&mut body, &long), long);
-        assert!(!body.continue_with(Transfer::text(Framing::UntilClose, Coding::Identity)));
-        assert_eq!(push(&mut body, "y"), "");
-        assert_eq!(push(&mut body, "\n\nid"), "y\n\n");
-        assert!(body.continue_with(Transfer::text(Framing::UntilClose, Coding::Identity)));
-    }
-
-    #[test]
-    fn a_bom_behind_our_own_beginning_is_left_out() {
-        let mut body = body();
-        assert_eq!(heartbeat(&mut body), ": \n\n");
-        let mut out = Vec::new();
-        for octet in "\u{feff}data: a\n\n".as_bytes() {
-            body.push(&[*octet], &mut out, |_| ()).unwrap();
-        }
-        assert_eq!(out, b"data: a\n\n");
-    }
-}
+mod tests;
