@@ -6,6 +6,8 @@
 //! written or a stream ends, which is decided by whoever relays it.
 
 mod body;
+#[cfg(test)]
+mod tests;
 mod tracker;
 
 pub use body::{Cut, EventBody, HELD_BYTES_MAX, Pushed, Reading};
