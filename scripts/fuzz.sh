@@ -76,6 +76,7 @@ mkdir -p "$work"
 dictionary() {
     case "$1" in
         config) echo -dict=fuzz/config.dict ;;
+        events) echo -dict=fuzz/events.dict ;;
         plane) ;;
         *) echo -dict=fuzz/http.dict ;;
     esac

@@ -157,6 +157,7 @@ fn change(rng: &mut Rng, octets: &mut Vec<u8>, words: &[Vec<u8>], other: &[u8]) 
 fn words(target: &str) -> Vec<Vec<u8>> {
     let text = match target {
         "config" => include_str!("../fuzz/config.dict"),
+        "events" => include_str!("../fuzz/events.dict"),
         "plane" => "",
         _ => include_str!("../fuzz/http.dict"),
     };
@@ -196,6 +197,11 @@ fn corpus_of_responses_holds() {
 #[test]
 fn corpus_of_bodies_holds() {
     replay("body");
+}
+
+#[test]
+fn corpus_of_event_streams_holds() {
+    replay("events");
 }
 
 #[test]

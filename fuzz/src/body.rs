@@ -245,7 +245,8 @@ pub fn hand_on_alike(transfer: Transfer, pieces: &[&[u8]], seen: &Seen, head: &L
     assert_eq!(in_place.is_done(), matches!(seen.end, End::Complete(_)));
 }
 
-fn outgoing(out: &[u8], coding: Coding) -> Seen {
+/// The naive reading of what goes out.
+pub fn outgoing(out: &[u8], coding: Coding) -> Seen {
     match coding {
         Coding::Identity => naive::sized(out, u64::MAX),
         Coding::Chunked => naive::chunked(out),

@@ -5,19 +5,21 @@
 //! `tests/corpus_replay.rs` includes this file and runs the corpus through them with the stable one,
 //! so that every input that was ever interesting is tested on every change.
 //!
-//! The oracles in [`naive`] and [`rules`] are written from the RFCs and share nothing with the
-//! product: an oracle that calls what it judges agrees with it in every mistake.
+//! The oracles in [`naive`], [`rules`] and [`reader`] are written from the specifications and share
+//! nothing with the product: an oracle that calls what it judges agrees with it in every mistake.
 
 // Public in the fuzz crate, private in the test that includes this file.
 #![allow(unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 pub mod body;
 pub mod config;
+pub mod events;
 pub mod exchange;
 pub mod framing;
 pub mod head;
 pub mod naive;
 pub mod plane;
+pub mod reader;
 pub mod response;
 pub mod rules;
 
@@ -39,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     ("head", head::run),
     ("response", response::run),
     ("body", body::run),
+    ("events", events::run),
     ("framing", framing::run),
     ("exchange", exchange::run),
     ("config", config::run),
