@@ -1,0 +1,181 @@
+"""The body of bench.sh, which see. Standard library only."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import host
+import report
+from processes import BenchError, Children
+from proxies import all_kinds
+from samples import Samples
+from scenarios import QUICK, SCENARIOS
+from stage import Scenario, Stage, Tools
+
+QUICK_KINDS = ("ours", "nginx")
+# A second before each measurement that is not counted: pools fill, caches and allocators warm up.
+WARM_UP_S = 1.0
+# A machine on which others use more than this of a CPU gives ratios, and no figures.
+QUIET_CPUS = 0.1
+
+
+def main() -> int:
+    arguments = parse()
+    # Whoever ends us wants the processes to end, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    directory = Path(tempfile.mkdtemp(prefix="stepflow-lb-bench-"))
+    try:
+        with Children(directory) as children:
+            measure(arguments, children)
+    except BenchError as error:
+        print(f"\nbench: {error}\nlogs are in {directory}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    # Proxies make directories of their own in it.
+    shutil.rmtree(directory)
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    keys = [scenario.key for scenario in SCENARIOS]
+    parser = argparse.ArgumentParser(prog="scripts/bench.sh", description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", action="append", choices=keys, metavar="SCENARIO")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    is_quick = arguments.quick
+    arguments.rounds = arguments.rounds or (2 if is_quick else 5)
+    arguments.seconds = arguments.seconds or (2.0 if is_quick else 5.0)
+    if arguments.rounds < 1 or arguments.seconds < 1.0:
+        parser.error("--rounds and --seconds: at least 1")
+    # Only a whole run may replace the figures of the documentation without being told to.
+    is_whole = not is_quick and not arguments.only
+    arguments.out = arguments.out or Path("docs" if is_whole else "target/bench")
+    return arguments
+
+
+def measure(arguments: argparse.Namespace, children: Children) -> None:
+    tools = Tools(
+        balancer=Path(os.environ["BENCH_BALANCER"]),
+        backend=Path(os.environ["BENCH_BACKEND"]),
+        streams=optional("BENCH_STREAMS"),
+        oha=optional("BENCH_OHA"),
+    )
+    kinds = all_kinds(str(tools.balancer), os.environ.get("BENCH_ENVOY", ""))
+    if arguments.quick:
+        kinds = [kind for kind in kinds if kind.key in QUICK_KINDS]
+    for kind in kinds:
+        if not kind.is_there():
+            print(f"SKIPPED: {kind.label}, which is not installed", file=sys.stderr)
+    kinds = [kind for kind in kinds if kind.is_there()]
+    stage = Stage(
+        children=children,
+        tools=tools,
+        kinds=kinds,
+        cpus=host.Cpus.shared_out(),
+        # Two runs at once do not meet.
+        subnet=f"127.{random.randrange(16, 240)}.{random.randrange(256)}",
+        seconds=arguments.seconds,
+        descriptors_max=host.descriptors_max(),
+    )
+    foreign = host.foreign_load()
+    if foreign > QUIET_CPUS:
+        stage.notes.append(
+            f"Others kept {foreign:.1f} CPUs busy when the run began: "
+            "its absolute figures are too high, its ratios hold roughly."
+        )
+    wanted = arguments.only or (QUICK if arguments.quick else [s.key for s in SCENARIOS])
+    scenarios = [scenario for scenario in SCENARIOS if scenario.key in wanted]
+    begun = time.monotonic()
+    samples = rounds(stage, scenarios, arguments.rounds)
+    facts = report.Facts(
+        labels={kind.key: kind.label for kind in kinds},
+        versions=versions(kinds_programs=[kind.program for kind in kinds], tools=tools),
+        rounds=arguments.rounds,
+        seconds=arguments.seconds,
+        took_s=time.monotonic() - begun,
+        notes=stage.notes,
+    )
+    write(arguments.out, samples, facts)
+
+
+def rounds(stage: Stage, scenarios: Sequence[Scenario], count: int) -> Samples:
+    """Round by round over all scenarios, and in each from proxy to proxy: what disturbs for a while
+    disturbs all of them. Who comes first changes."""
+    samples = Samples()
+    prepared = [(scenario, scenario.prepare(stage)) for scenario in scenarios]
+    for scenario, entries in prepared:
+        if not entries:
+            print(f"SKIPPED: {scenario.title}: see above, or the notes below", file=sys.stderr)
+        if scenario.needs_warm_up:
+            stage.seconds, seconds = WARM_UP_S, stage.seconds
+            for entry in entries:
+                entry.measure()
+            stage.seconds = seconds
+    for number in range(count):
+        for scenario, entries in prepared:
+            if number >= scenario.rounds_max:
+                continue
+            turn = number % max(1, len(entries))
+            for entry in entries[turn:] + entries[:turn]:
+                figures = entry.measure()
+                samples.add(scenario.key, entry.name, figures)
+                said = "  ".join(f"{name} {value:,.2f}" for name, value in figures.items())
+                print(f"round {number + 1}  {scenario.key:13}  {entry.name:11}  {said}", flush=True)
+    return samples
+
+
+def versions(kinds_programs: Sequence[str], tools: Tools) -> dict[str, str]:
+    found = {"stepflow-load-balancer": host.commit()}
+    ways = {
+        "nginx": (["nginx", "-v"], r"nginx/(\S+)"),
+        "HAProxy": (["haproxy", "-v"], r"version (\S+)"),
+        "Envoy": ([os.environ.get("BENCH_ENVOY") or "envoy", "--version"], r"/(\d+\.\d+\.\d+)/"),
+        "wrk": (["wrk", "-v"], r"wrk (\S+)"),
+        "oha": ([str(tools.oha or "oha"), "--version"], r"oha (\S+)"),
+    }
+    used = {Path(program).name for program in kinds_programs} | {"wrk", "oha"}
+    for name, (argv, pattern) in ways.items():
+        if name.lower() in used and (said := host.version(argv, pattern)):
+            found[name] = said
+    return found
+
+
+def write(out: Path, samples: Samples, facts: report.Facts) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    text = report.markdown(samples, facts)
+    picture = report.svg(samples, facts)
+    print("\n" + text)
+    if picture:
+        (out / "performance.svg").write_text(picture)
+    page = out / "PERFORMANCE.md"
+    if page.exists() and report.BEGIN in page.read_text():
+        page.write_text(report.between_markers(page.read_text(), text))
+    else:
+        page.write_text(f"{report.BEGIN}\n{text}{report.END}\n")
+    kept = Path("target/bench")
+    kept.mkdir(parents=True, exist_ok=True)
+    (kept / "samples.json").write_text(json.dumps(samples.values, indent=1))
+    print(f"written: {page}, all values: {kept / 'samples.json'}")
+
+
+def optional(variable: str) -> Path | None:
+    value = os.environ.get(variable)
+    return Path(value) if value else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
