@@ -116,12 +116,6 @@ class MemoryGroup:
         names = ("memory.usage_in_bytes", "memory.kmem.tcp.usage_in_bytes")
         return sum(int((self.path / name).read_text()) for name in names)
 
-    def killed(self) -> int:
-        """How many processes the limit has killed."""
-        name = "memory.events" if self.is_v2 else "memory.oom_control"
-        found = re.search(r"^oom_kill (\d+)$", (self.path / name).read_text(), re.MULTILINE)
-        return int(found[1]) if found else 0
-
 
 @contextlib.contextmanager
 def memory_group(limit_bytes: int) -> Iterator[MemoryGroup | None]:

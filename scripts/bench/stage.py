@@ -17,8 +17,8 @@ from proxies import Kind, Proxy, Site
 from samples import Figures
 
 BACKENDS = 3
-# What a process needs besides its connections.
-DESCRIPTORS_BESIDES = 100
+# What a process needs besides its connections, and what it keeps for refusals and its own calls.
+DESCRIPTORS_BESIDES = 500
 SMALL_BYTES = 100
 MEGABYTE = 1_000_000
 

@@ -66,8 +66,12 @@ def verdicts(samples: Samples) -> list[Verdict]:
     for peer, limit in (("nginx", 0.9), ("haproxy", 0.85)):
         name = "CPU per request, each on a new connection"
         against(name, "new", "cpu_us", [peer], limit, less)
-    for scenario, what in (("c1", "1"), ("c64", "64"), ("c256", "256")):
-        name = f"requests a second, {what} connections"
+    for scenario, what in (
+        ("c1", "1 connection"),
+        ("c64", "64 connections"),
+        ("c256", "256 connections"),
+    ):
+        name = f"requests a second, {what}"
         against(name, scenario, "per_second", PEERS, 1.0, more, wants_more=True)
     for scenario, what in (
         ("c1", "1 connection"),
