@@ -4,7 +4,8 @@
 //! is the business of `worker::http`. Owns: what a request asks of us ([`admit`]), what a response
 //! means for both sides ([`plan_response`]), which fields go on ([`write_request`],
 //! [`write_response`]), what may be tried again ([`may_retry`]), which connections live on
-//! ([`conclude`]), which requests introduce an orchestrator ([`HandshakeReader`]), and the one
+//! ([`conclude`]), who is ended when something drains ([`verdict`]) and at what pace ([`Pace`]),
+//! which requests introduce an orchestrator ([`HandshakeReader`]), and the one
 //! vocabulary of failure ([`Failure`]). Does not own: syntax ([`crate::http1`]), the choice of a
 //! backend, sockets.
 //!
@@ -18,11 +19,13 @@
 mod answer;
 mod budget;
 mod deadline;
+mod drain;
 mod failure;
 mod forward;
 mod handshake;
 mod hash_key;
 mod outcome;
+mod pace;
 mod plan;
 mod resume;
 mod retry;
@@ -33,6 +36,7 @@ mod tests;
 pub use answer::{Announced, Answer, ErrorContext, health_answer};
 pub use budget::RetryBudget;
 pub use deadline::{DeadlineTable, Tick, Timer, head_falls_behind};
+pub use drain::{DrainTerm, Nature, Stretch, Takers, Verdict, age_of_one, ends_by_age, verdict};
 pub use failure::{Failure, Origin, Stage};
 pub use forward::{ClientFacts, SELF_NAME, Via, write_request, write_response};
 pub use handshake::{
@@ -40,6 +44,7 @@ pub use handshake::{
 };
 pub use hash_key::hash_key;
 pub use outcome::fault_of;
+pub use pace::{Pace, Shortfall, shortfall};
 pub use plan::{
     Admission, ErrorFormat, Persistence, Recipient, RequestPlan, ResponsePlan, Then, admit,
     error_format, plan_response,
