@@ -24,7 +24,7 @@ use crate::{
     stats::WorkerStats,
     sys::{cpu, socket},
     telemetry::AccessLogger,
-    worker::{self, ActiveDriver, Fallback, Queues, SharedSessions, WorkerParts},
+    worker::{self, ActiveDriver, Fallback, Queues, SharedPace, SharedSessions, WorkerParts},
 };
 
 /// Why the process could not start.
@@ -154,6 +154,7 @@ pub fn start(config: Config, logger: &AccessLogger, signals: Signals) -> Result<
              do not have it, so sessions are lost there"
         );
     }
+    let drain_pace = SharedPace::new(&config);
     let mut starting = Vec::with_capacity(count);
     for (index, (listener, (subscriber, bell))) in listeners.into_iter().zip(ends).enumerate() {
         starting.push(spawn_worker(WorkerParts {
@@ -170,6 +171,7 @@ pub fn start(config: Config, logger: &AccessLogger, signals: Signals) -> Result<
             client_hasher: seeds.clone(),
             queues: queues.clone().zip(queue_bells.next()),
             sessions: sessions.clone(),
+            drain_pace: drain_pace.clone(),
         })?);
     }
     let (mut workers, mut drivers) = (Vec::with_capacity(count), Vec::with_capacity(count));

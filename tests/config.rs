@@ -158,6 +158,14 @@ fn defaults_are_the_documented_ones() {
             instance_retry: seconds(2),
             drain_grace: seconds(3),
             drain: seconds(30),
+            backend_drain: None,
+        },
+        streams: Streams {
+            heartbeat: None,
+            drain_rate: 100.try_into().unwrap(),
+            retry_min: seconds(1),
+            retry_max: seconds(5),
+            age_max: None,
         },
         streams: Streams { heartbeat: None, resume: false },
         log: Log {
@@ -236,6 +244,7 @@ fn every_option_reaches_the_configuration() {
         ("STEPFLOW_LB_INSTANCE_RETRY", "0"),
         ("STEPFLOW_LB_DRAIN_GRACE", "14"),
         ("STEPFLOW_LB_DRAIN_TIMEOUT", "15"),
+        ("STEPFLOW_LB_BACKEND_DRAIN_TIMEOUT", "28"),
         ("STEPFLOW_LB_REQUEST_HEAD_BYTES_MAX", "2kB"),
         ("STEPFLOW_LB_REQUEST_LINE_BYTES_MAX", "64"),
         ("STEPFLOW_LB_REQUEST_BODY_BYTES_MAX", "3GiB"),
@@ -258,6 +267,10 @@ fn every_option_reaches_the_configuration() {
         ("STEPFLOW_LB_QUEUE_TIMEOUT", "26"),
         ("STEPFLOW_LB_STREAM_HEARTBEAT", "27"),
         ("STEPFLOW_LB_STREAM_RESUME", "on"),
+        ("STEPFLOW_LB_STREAM_DRAIN_RATE", "29"),
+        ("STEPFLOW_LB_STREAM_RETRY_MIN", "30"),
+        ("STEPFLOW_LB_STREAM_RETRY_MAX", "31"),
+        ("STEPFLOW_LB_STREAM_AGE_MAX", "32"),
         ("STEPFLOW_LB_ACCESS_LOG", "all"),
         ("RUST_LOG", "trace,access=off"),
         ("STEPFLOW_LOG_LEVEL", "debug"),
@@ -364,6 +377,14 @@ fn every_option_reaches_the_configuration() {
             instance_retry: Duration::ZERO,
             drain_grace: seconds(14),
             drain: seconds(15),
+            backend_drain: Some(seconds(28)),
+        },
+        streams: Streams {
+            heartbeat: Some(seconds(27)),
+            drain_rate: 29.try_into().unwrap(),
+            retry_min: seconds(30),
+            retry_max: seconds(31),
+            age_max: Some(seconds(32)),
         },
         streams: Streams { heartbeat: Some(seconds(27)), resume: true },
         log: Log {
@@ -535,6 +556,7 @@ fn values_that_contradict_each_other_are_shown_together() {
     let lines = refusals(&[
         ("METRICS_ADDRESS", "127.0.0.1:8080"),
         ("STEPFLOW_LB_DNS_REFRESH_MIN", "1m"),
+        ("STEPFLOW_LB_STREAM_RETRY_MIN", "6s"),
         ("STEPFLOW_LB_HEALTH_CHECK_INTERVAL_FAILING", "11s"),
         ("STEPFLOW_LB_OUTLIER_EJECTION_TIME", "6m"),
         ("STEPFLOW_LB_OUTLIER_RETURN", "probe"),
@@ -549,6 +571,8 @@ fn values_that_contradict_each_other_are_shown_together() {
          same address",
         "dns_refresh_min = \"1m\" (environment STEPFLOW_LB_DNS_REFRESH_MIN) and dns_refresh_max \
          = \"30s\" (default) do not go together: the shortest pause is longer than the longest",
+        "stream_retry_min = \"6s\" (environment STEPFLOW_LB_STREAM_RETRY_MIN) and stream_retry_max \
+         = \"5s\" (default) do not go together: the shortest wait is longer than the longest",
         "health_check_interval_failing = \"11s\" (environment \
          STEPFLOW_LB_HEALTH_CHECK_INTERVAL_FAILING) and health_check_interval = \"10\" (default) \
          do not go together: the pause behind a failed check is longer than the usual one",

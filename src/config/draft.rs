@@ -143,8 +143,16 @@ impl Draft {
                 instance_retry: Duration::ZERO,
                 drain_grace: Duration::ZERO,
                 drain: Duration::ZERO,
+                backend_drain: None,
             },
-            streams: Streams { heartbeat: None, resume: false },
+            streams: Streams {
+                heartbeat: None,
+                resume: false,
+                drain_rate: NonZeroU32::MIN,
+                retry_min: Duration::ZERO,
+                retry_max: Duration::ZERO,
+                age_max: None,
+            },
             log: Log {
                 filter: String::new(),
                 destination: LogDestination::Stdout,

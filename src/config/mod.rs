@@ -355,6 +355,8 @@ pub struct Timeouts {
     pub drain_grace: Duration,
     /// Between the end of accepting and the end of the process.
     pub drain: Duration,
+    /// How long things may run on a backend that drains; `None`: to their end.
+    pub backend_drain: Option<Duration>,
 }
 
 /// What is done for event streams.
@@ -364,6 +366,15 @@ pub struct Streams {
     pub heartbeat: Option<Duration>,
     /// A `GET` stream whose backend dies goes on from another one, with `Last-Event-ID`.
     pub resume: bool,
+    /// Streams that are ended per second, over all workers, while something drains.
+    pub drain_rate: NonZeroU32,
+    /// Shortest wait that the client of a stream is told which we end.
+    pub retry_min: Duration,
+    /// Longest of these waits. Not below the shortest.
+    pub retry_max: Duration,
+    /// Age at which a stream is ended whose client connects again, give or take a tenth; `None`
+    /// lets it run.
+    pub age_max: Option<Duration>,
 }
 
 /// Logs.

@@ -863,6 +863,18 @@ pub static SETTINGS: &[Setting] = &[
         apply: |draft, text| units::duration(text).map(|d| draft.config.timeouts.drain = d),
     },
     Setting {
+        key: "backend_drain_timeout",
+        flag: "backend-drain-timeout",
+        environment: "STEPFLOW_LB_BACKEND_DRAIN_TIMEOUT",
+        default: "off",
+        accepted: DURATION_OR_OFF,
+        help: "How long things may run on a backend that drains; off lets them finish",
+        group: "Timeouts",
+        apply: |draft, text| {
+            units::duration_or_off(text).map(|d| draft.config.timeouts.backend_drain = d)
+        },
+    },
+    Setting {
         key: "request_head_bytes_max",
         flag: "request-head-bytes-max",
         environment: "STEPFLOW_LB_REQUEST_HEAD_BYTES_MAX",
@@ -1139,6 +1151,50 @@ pub static SETTINGS: &[Setting] = &[
             let words = [("on", true), ("off", false)];
             units::word(text, &words).map(|resume| draft.config.streams.resume = resume)
         },
+    },
+    Setting {
+        key: "stream_drain_rate",
+        flag: "stream-drain-rate",
+        environment: "STEPFLOW_LB_STREAM_DRAIN_RATE",
+        default: "100",
+        accepted: "a number of streams per second from 1 to 1000000",
+        help: "Event streams that are ended per second while something drains",
+        group: "Event streams",
+        apply: |draft, text| {
+            let rate = units::count_u32(text, 1, 1_000_000)?;
+            draft.config.streams.drain_rate = NonZeroU32::new(rate).ok_or(Refusal::Form)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "stream_retry_min",
+        flag: "stream-retry-min",
+        environment: "STEPFLOW_LB_STREAM_RETRY_MIN",
+        default: "1s",
+        accepted: DURATION,
+        help: "Shortest wait that the client of a stream is told when we end it",
+        group: "Event streams",
+        apply: |draft, text| units::duration(text).map(|d| draft.config.streams.retry_min = d),
+    },
+    Setting {
+        key: "stream_retry_max",
+        flag: "stream-retry-max",
+        environment: "STEPFLOW_LB_STREAM_RETRY_MAX",
+        default: "5s",
+        accepted: DURATION,
+        help: "Longest wait that the client of a stream is told when we end it",
+        group: "Event streams",
+        apply: |draft, text| units::duration(text).map(|d| draft.config.streams.retry_max = d),
+    },
+    Setting {
+        key: "stream_age_max",
+        flag: "stream-age-max",
+        environment: "STEPFLOW_LB_STREAM_AGE_MAX",
+        default: "off",
+        accepted: DURATION_OR_OFF,
+        help: "Age, within a tenth, at which a stream is ended whose client connects again",
+        group: "Event streams",
+        apply: |draft, text| units::duration_or_off(text).map(|d| draft.config.streams.age_max = d),
     },
     Setting {
         key: "access_log",

@@ -186,6 +186,11 @@ fn contradictions(draft: &Draft, written: &[Written]) -> Vec<Problem> {
             "the shortest pause is longer than the longest",
         ),
         (
+            config.streams.retry_min > config.streams.retry_max,
+            ("stream_retry_min", "stream_retry_max"),
+            "the shortest wait is longer than the longest",
+        ),
+        (
             failing_slower,
             ("health_check_interval_failing", "health_check_interval"),
             "the pause behind a failed check is longer than the usual one",

@@ -66,9 +66,15 @@ pub enum Timer {
     Linger,
     /// A silence in an event stream that has lasted long enough. No deadline: nobody has failed.
     Heartbeat,
+    /// An event stream growing as old as it may.
+    StreamAge,
+    /// Its turn to end between two events, because something drains. Rung, never set.
+    Drain,
+    /// The end of the time that things have on a backend that drains. Rung, never set.
+    DrainOver,
 }
 
-const TIMERS: [Timer; 14] = [
+const TIMERS: [Timer; 17] = [
     Timer::KeepAlive,
     Timer::RequestHead,
     Timer::HeadRate,
@@ -83,6 +89,9 @@ const TIMERS: [Timer; 14] = [
     Timer::TunnelIdle,
     Timer::Linger,
     Timer::Heartbeat,
+    Timer::StreamAge,
+    Timer::Drain,
+    Timer::DrainOver,
 ];
 
 /// How long any head may take, whatever its pace: a lost packet is sent again after a second.

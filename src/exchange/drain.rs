@@ -8,8 +8,11 @@
 
 use std::time::Duration;
 
-use super::Tick;
-use crate::model::{Phase, Rng};
+use super::{RequestPlan, ResponsePlan, Tick};
+use crate::{
+    http1::Method,
+    model::{Phase, Rng},
+};
 
 /// What an exchange is, as far as its end is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +31,26 @@ pub enum Nature {
 impl Nature {
     /// Every nature.
     pub const ALL: [Self; 4] = [Self::Other, Self::Finite, Self::Tied, Self::Free];
+
+    /// What an exchange with this head is. `is_tied`: its client would come back to this backend,
+    /// because it names its instance or has a session there.
+    ///
+    /// A browser's `EventSource` and an MCP client on its stream ask with `GET`, and ask again when
+    /// it ends (WHATWG HTML §9.2.3, MCP 2025-11-25). A stream that answers a `POST` is an answer:
+    /// asked again, it would do again what it did.
+    pub fn of(request: &RequestPlan, response: &ResponsePlan, is_tied: bool) -> Self {
+        let may_be_written = !response.is_coded && response.body_bytes.is_none();
+        let reconnects = request.method == Method::Get
+            && request.accepts_event_stream
+            && (200..300).contains(&response.status)
+            && may_be_written;
+        match (response.is_event_stream, reconnects, is_tied) {
+            (false, ..) => Self::Other,
+            (true, false, _) => Self::Finite,
+            (true, true, true) => Self::Tied,
+            (true, true, false) => Self::Free,
+        }
+    }
 
     /// Its client connects again.
     pub fn reconnects(self) -> bool {
@@ -104,6 +127,15 @@ pub enum Verdict {
     /// It is ended at once: between two events if it is there and its client connects again, else
     /// it is cut.
     EndsNow,
+}
+
+/// Why we ended a stream that its backend had not. No failure: nothing is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EarlyEnd {
+    /// Its backend drains, or the process.
+    Drained,
+    /// It was as old as a stream may be.
+    Aged,
 }
 
 /// Decides whether an exchange goes on, in this phase of the process and stretch of its backend's

@@ -219,6 +219,8 @@ failures! {
     ResponseTruncated: Upstream, Relay, None, "response_truncated", "the backend closed inside its response";
     /// Asked for the rest of an event stream, another backend answered something else.
     StreamNotContinued: Upstream, Relay, None, "stream_not_continued", "the backend that was to go on with the stream answered something else";
+    /// Its backend has drained for as long as `backend_drain_timeout`.
+    BackendDrainTimeout: Internal, Relay, Some(503), "backend_drain_timeout", "the backend is being emptied, and backend_drain_timeout has passed";
     /// A tunnel carried nothing for `tunnel_idle_timeout`.
     TunnelIdle: Internal, Relay, None, "tunnel_idle", "the tunnel carried nothing within tunnel_idle_timeout";
     /// The client left before the response ended.

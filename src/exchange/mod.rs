@@ -36,7 +36,9 @@ mod tests;
 pub use answer::{Announced, Answer, ErrorContext, health_answer};
 pub use budget::RetryBudget;
 pub use deadline::{DeadlineTable, Tick, Timer, head_falls_behind};
-pub use drain::{DrainTerm, Nature, Stretch, Takers, Verdict, age_of_one, ends_by_age, verdict};
+pub use drain::{
+    DrainTerm, EarlyEnd, Nature, Stretch, Takers, Verdict, age_of_one, ends_by_age, verdict,
+};
 pub use failure::{Failure, Origin, Stage};
 pub use forward::{ClientFacts, SELF_NAME, Via, write_request, write_response};
 pub use handshake::{

@@ -15,6 +15,8 @@ pub struct ExchangeEnd {
     pub client_half_closed: bool,
     /// The process is on its way out.
     pub draining: bool,
+    /// We ended the response before its backend did, so that its client connects anew.
+    pub is_early: bool,
 }
 
 /// What becomes of the two connections.
@@ -50,6 +52,8 @@ pub enum CloseReason {
     HalfClosed,
     /// The process is on its way out.
     Draining,
+    /// Its stream was ended so that its client connects anew, perhaps to somebody else.
+    EndedEarly,
 }
 
 impl RequestPlan {
@@ -71,10 +75,11 @@ pub fn conclude(request: &RequestPlan, response: &ResponsePlan, end: &ExchangeEn
         }
         () if end.client_half_closed => Fate::Close(CloseReason::HalfClosed),
         () if end.draining => Fate::Close(CloseReason::Draining),
+        () if end.is_early => Fate::Close(CloseReason::EndedEarly),
         () => Fate::Keep,
     };
     let upstream = match () {
-        () if !complete => Fate::Close(CloseReason::Incomplete),
+        () if !complete || end.is_early => Fate::Close(CloseReason::Incomplete),
         () if end.stray_octets => Fate::Close(CloseReason::Stray),
         () if response.upstream_persistence == Persistence::Close => {
             Fate::Close(CloseReason::Announced)

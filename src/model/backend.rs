@@ -271,6 +271,11 @@ impl Backend {
             && self.initialisation == Initialisation::Settled
     }
 
+    /// It is being emptied: somebody wants it so, or discovery dropped it.
+    pub fn is_emptied(&self) -> bool {
+        self.presence == Presence::Leaving || self.draining.is_some()
+    }
+
     /// Its share of new work, as discovery says and as it asks for itself, in hundredths.
     pub fn weight_hundredths(&self) -> u32 {
         let percent = self.hints.weight_percent.unwrap_or(Hints::WEIGHT_PERCENT_MAX);

@@ -66,6 +66,8 @@ pub struct WorkerStats {
     pub event_streams_open: Gauge,
     /// Event streams that were asked for again from another backend.
     pub streams_continued: Counter,
+    /// Of these, those whose client connects again when they end.
+    pub streams_that_return: Gauge,
     /// Tunnels open now.
     pub tunnels_open: Gauge,
     /// Reports to the control thread that found its queue full.

@@ -34,6 +34,12 @@ pub(super) struct Alarms {
 struct Place {
     at: Tick,
     waker: Option<Waker>,
+    /// What somebody else wants the connection to hear.
+    rung: Option<Timer>,
+}
+
+impl Place {
+    const EMPTY: Self = Self { at: Tick::NEVER, waker: None, rung: None };
 }
 
 /// The deadlines of one connection.
@@ -70,7 +76,7 @@ impl Alarms {
             Some(place) => place,
             None => {
                 let mut places = self.places.borrow_mut();
-                places.push(Place { at: Tick::NEVER, waker: None });
+                places.push(Place::EMPTY);
                 u32::try_from(places.len() - 1).unwrap_or(u32::MAX)
             }
         };
@@ -88,6 +94,13 @@ impl Alarms {
         for waker in self.places.borrow_mut().iter_mut().filter_map(|place| place.waker.take()) {
             waker.wake();
         }
+    }
+
+    /// Lets one connection hear of `timer` at its next turn, as if its deadline had passed, and
+    /// wakes it. What was rung before and not yet heard gives way.
+    pub(super) fn ring(&self, place: u32, timer: Timer) {
+        self.places.borrow_mut()[place as usize].rung = Some(timer);
+        self.wake(place);
     }
 
     /// Wakes one connection.
@@ -167,7 +180,12 @@ impl Alarm {
         self.change(DeadlineTable::clear_all);
     }
 
-    /// Ready with a timer whose deadline has passed; it is cleared.
+    /// Takes back what was rung and not yet heard.
+    pub(super) fn silence(&self) {
+        self.alarms.places.borrow_mut()[self.place as usize].rung = None;
+    }
+
+    /// Ready with a timer whose deadline has passed, or that was rung; it is cleared.
     pub(super) fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<Timer> {
         let expired = self.table.borrow_mut().take_expired(self.now());
         if let Some(timer) = expired {
@@ -175,7 +193,10 @@ impl Alarm {
             return Poll::Ready(timer);
         }
         let mut places = self.alarms.places.borrow_mut();
-        let waker = &mut places[self.place as usize].waker;
+        let Place { waker, rung, .. } = &mut places[self.place as usize];
+        if let Some(timer) = rung.take() {
+            return Poll::Ready(timer);
+        }
         match waker {
             Some(waker) => waker.clone_from(cx.waker()),
             None => *waker = Some(cx.waker().clone()),
@@ -193,7 +214,7 @@ impl Alarm {
 impl Drop for Alarm {
     fn drop(&mut self) {
         let mut places = self.alarms.places.borrow_mut();
-        places[self.place as usize] = Place { at: Tick::NEVER, waker: None };
+        places[self.place as usize] = Place::EMPTY;
         self.alarms.free.borrow_mut().push(self.place);
     }
 }
@@ -237,6 +258,25 @@ mod tests {
         alarms.walk(at(62_850));
         assert_eq!(alarm.poll_expired(&mut cx), Poll::Ready(Timer::RequestHead));
         assert_eq!(alarm.poll_expired(&mut cx), Poll::Ready(Timer::HeadRate));
+    }
+
+    #[test]
+    fn what_is_rung_is_heard_once_and_by_nobody_who_comes_later() {
+        let alarms = Alarms::new(Instant::now());
+        let (one, two) = (alarms.register(), alarms.register());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert_eq!(one.poll_expired(&mut cx), Poll::Pending);
+        alarms.ring(one.place(), Timer::Drain);
+        alarms.ring(one.place(), Timer::DrainOver);
+        assert_eq!(two.poll_expired(&mut cx), Poll::Pending);
+        assert_eq!(one.poll_expired(&mut cx), Poll::Ready(Timer::DrainOver));
+        assert_eq!(one.poll_expired(&mut cx), Poll::Pending);
+        alarms.ring(one.place(), Timer::Drain);
+        let place = one.place();
+        drop(one);
+        let heir = alarms.register();
+        assert_eq!(heir.place(), place);
+        assert_eq!(heir.poll_expired(&mut cx), Poll::Pending);
     }
 
     #[test]

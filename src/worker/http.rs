@@ -25,9 +25,9 @@ use super::{
 };
 use crate::{
     exchange::{
-        Announced, Answer, Attempt, ClientFacts, CloseReason, ErrorContext, ErrorFormat, Failure,
-        Fate, Origin, Persistence, Recipient, RequestPlan, Retry, Sent, Via, admit, error_format,
-        fault_of, hash_key, health_answer, may_retry, write_request,
+        Announced, Answer, Attempt, ClientFacts, CloseReason, EarlyEnd, ErrorContext, ErrorFormat,
+        Failure, Fate, Origin, Persistence, Recipient, RequestPlan, Retry, Sent, Via, admit,
+        error_format, fault_of, hash_key, health_answer, may_retry, write_request,
     },
     http1::{Framing, HttpDate, Method, Transfer, Version, field_storage, parse_request},
     model::{InstanceId, Phase},
@@ -63,7 +63,8 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: std::n
         | CloseReason::RequestUnread
         | CloseReason::Stray
         | CloseReason::HalfClosed
-        | CloseReason::Draining => client.close().await,
+        | CloseReason::Draining
+        | CloseReason::EndedEarly => client.close().await,
     }
 }
 
@@ -88,6 +89,8 @@ pub(super) struct Account {
     mcp: Option<Box<McpRecord>>,
     /// The client is getting an event stream.
     is_event_stream: bool,
+    /// We ended that stream before its backend did.
+    pub(super) early_end: Option<EarlyEnd>,
     /// Status that the client got; 0 for none.
     pub(super) status: u16,
     pub(super) bytes_up: u64,
@@ -118,6 +121,14 @@ impl Request {
         match &self.session {
             Some(session) => session.pin(),
             None => self.instance.as_ref().map(Pin::Instance),
+        }
+    }
+
+    /// Whether whoever sends it again reaches the same backend.
+    pub(super) fn ties(&self) -> bool {
+        match &self.session {
+            Some(session) => session.ties(),
+            None => self.instance.is_some(),
         }
     }
 
@@ -533,6 +544,7 @@ impl Account {
             introducing: None,
             mcp: None,
             is_event_stream: false,
+            early_end: None,
             status: 0,
             bytes_up: 0,
             bytes_down: 0,

@@ -16,6 +16,7 @@ mod buffer;
 mod client;
 mod crowd;
 mod door;
+mod drain;
 mod driver;
 mod explain;
 mod handshake;
@@ -27,6 +28,7 @@ mod queue;
 mod reach;
 mod relay;
 mod sessions;
+mod streams;
 mod table;
 mod tenure;
 mod tunnel;
@@ -48,6 +50,7 @@ use std::{
     time::Instant,
 };
 
+pub use drain::SharedPace;
 pub use driver::{ActiveDriver, Fallback};
 use monoio::io::AsyncReadRent;
 use pin_project_lite::pin_project;
@@ -70,9 +73,11 @@ use alarm::Alarms;
 use buffer::Buffers;
 use crowd::Crowd;
 use door::{Door, Guest};
+use drain::Drain;
 use pool::Pool;
 use queue::Queue;
 use sessions::Sessions;
+use streams::Streams;
 use table::{BackendTable, Pacing};
 use upstream::{Bounds, Upstream};
 use waiting::Waiting;
@@ -106,6 +111,8 @@ pub struct WorkerParts {
     pub queues: Option<(Arc<Queues>, std::os::unix::net::UnixStream)>,
     /// Sessions, if there are any.
     pub sessions: Option<SharedSessions>,
+    /// How many streams all workers together may end while something drains.
+    pub drain_pace: SharedPace,
 }
 
 /// Whether requests may have to wait for a backend that has room.
@@ -160,6 +167,9 @@ struct Worker {
     /// Clients in the middle of a request head.
     crowd: RefCell<Crowd>,
     sessions: Option<Sessions>,
+    /// What runs here and may have to be told something.
+    streams: Streams,
+    drain: Drain,
     alarms: Rc<Alarms>,
     buffers: Buffers,
     turns: Rc<Turns>,
@@ -296,6 +306,8 @@ async fn live(
         introduced: Cell::default(),
         crowd: RefCell::new(Crowd::new(heads_max)),
         sessions,
+        streams: Streams::default(),
+        drain: Drain::new(&config, parts.drain_pace, seed),
         alarms: Alarms::new(Instant::now()),
         buffers: Buffers::default(),
         turns,
@@ -374,7 +386,9 @@ async fn each_ring(
 async fn tick(worker: Rc<Worker>) {
     loop {
         monoio::time::sleep(Tick::LENGTH).await;
-        worker.alarms.walk(Instant::now());
+        let now = Instant::now();
+        worker.alarms.walk(now);
+        drain::tick(&worker, now);
         worker.door.expire(worker.alarms.now());
         if let Some(sessions) = &worker.sessions {
             sessions.sweep(&worker, Tick::LENGTH);
@@ -449,6 +463,7 @@ mod tests {
         let logger = AccessWriter::start(AccessLog::Off).unwrap().logger();
         let stats: Arc<[WorkerStats]> = [WorkerStats::default()].into();
         let pacing = Pacing::new(None, Tick::LENGTH);
+        let pace = SharedPace::new(&config);
         Rc::new(Worker {
             index: 0,
             driver: ActiveDriver::Epoll,
@@ -463,6 +478,8 @@ mod tests {
             introduced: Cell::default(),
             crowd: RefCell::new(Crowd::new(1)),
             sessions: None,
+            streams: Streams::default(),
+            drain: Drain::new(&config, pace, 1),
             alarms: Alarms::new(Instant::now()),
             buffers: Buffers::default(),
             turns: Turns::new().unwrap().0,

@@ -25,15 +25,17 @@ use super::{
     alarm::Alarm,
     buffer::Size,
     client::{Ahead, Client, Departure},
+    drain::AGE_RESPITE,
     explain,
     http::{Account, Request},
+    streams::Enrolled,
     tunnel::{self, Copied},
 };
 use crate::{
     config::Algorithm,
     exchange::{
-        ExchangeEnd, Failure, Fate, Origin, RequestPlan, ResponsePlan, Sent, Then, Timer, conclude,
-        plan_response, write_response,
+        EarlyEnd, ExchangeEnd, Failure, Fate, Nature, Origin, RequestPlan, ResponsePlan, Sent,
+        Then, Timer, conclude, ends_by_age, plan_response, write_response,
     },
     http1::{
         BodyError, BodyLimits, Edits, Field, HeadScan, LeadingLine, ResponseHead, Transfer,
@@ -90,10 +92,16 @@ pub(super) async fn run(
         response_begun: false,
         awaits_head: false,
         write_wait: None,
+        enrolled: None,
+        told: None,
+        awaits_event: false,
         client,
         account,
         upstream,
     };
+    if worker.drain.concerns_everything() {
+        relay.enroll();
+    }
     let ended = relay.run(request).await;
     let Relay { request_complete, response_begun, .. } = relay;
     match ended {
@@ -134,6 +142,20 @@ struct Relay<'r, 'c> {
     awaits_head: bool,
     /// How long the client may take nothing of what is being sent.
     write_wait: Option<Duration>,
+    /// Lets it be told to end. Event streams have one, and other exchanges where they may be.
+    enrolled: Option<Enrolled<'r>>,
+    /// The end that it was told to come to, and has not looked at.
+    told: Option<Told>,
+    /// It is a stream of which nothing is being sent.
+    awaits_event: bool,
+}
+
+/// What a stream was told about its end.
+#[derive(Clone, Copy)]
+struct Told {
+    why: EarlyEnd,
+    /// If it cannot end at once, it is cut.
+    is_last_call: bool,
 }
 
 impl<'r> Relay<'r, '_>
@@ -176,6 +198,16 @@ where
         match plan.then {
             Then::Tunnel => self.tunnel(out, rest).await,
             Then::Relay | Then::Interim | Then::Skip => self.body(plan, out, rest).await,
+        }
+    }
+
+    /// From here on it can be told to end.
+    fn enroll(&mut self) {
+        let (worker, alarm) = (self.worker, self.client.alarm);
+        if self.enrolled.is_none()
+            && let Some(slot) = self.account.slot()
+        {
+            self.enrolled = Some(worker.streams.enroll(alarm, slot, worker.alarms.now()));
         }
     }
 
@@ -458,6 +490,7 @@ where
             self.worker.stats().upstream_poisoned.add(1);
         }
         let end = ExchangeEnd {
+            is_early: self.account.early_end.is_some(),
             request_complete: self.request_complete,
             response_complete: true,
             stray_octets,
@@ -569,13 +602,42 @@ where
             }
             loop {
                 match self.client.alarm.poll_expired(cx) {
-                    Poll::Ready(timer) if self.extend(timer) => {}
-                    Poll::Ready(timer) => return Poll::Ready(expired(timer)),
+                    Poll::Ready(timer) => {
+                        if let Some(turn) = self.heed(timer) {
+                            return Poll::Ready(turn);
+                        }
+                    }
                     Poll::Pending => return Poll::Pending,
                 }
             }
         })
         .await
+    }
+
+    /// What follows from a timer; `None` if nothing does.
+    fn heed<T>(&mut self, timer: Timer) -> Option<Result<Turn<T>, Failure>> {
+        let nature = || self.enrolled.as_ref().map_or(Nature::Other, Enrolled::nature);
+        match timer {
+            Timer::ClientWrite | Timer::BackendWrite if self.extend(timer) => return None,
+            Timer::StreamAge if !ends_by_age(nature(), self.worker.table.borrow().takers()) => {
+                self.client.alarm.set(Timer::StreamAge, AGE_RESPITE);
+                return None;
+            }
+            Timer::StreamAge => self.tell(EarlyEnd::Aged, false),
+            Timer::Drain => self.tell(EarlyEnd::Drained, false),
+            Timer::DrainOver if self.awaits_event && nature().reconnects() => {
+                self.tell(EarlyEnd::Drained, true);
+                return Some(Ok(Turn::Due));
+            }
+            _ => {}
+        }
+        Some(expired(timer))
+    }
+
+    /// The stream is to end, as soon as what is being done is done.
+    fn tell(&mut self, why: EarlyEnd, is_last_call: bool) {
+        let why = self.told.map_or(why, |told| told.why);
+        self.told = Some(Told { why, is_last_call });
     }
 
     /// Sets the deadline of a write anew while the peer goes on acknowledging. A slow reader makes
@@ -623,7 +685,8 @@ enum Turn<T> {
 
 fn expired<T>(timer: Timer) -> Result<Turn<T>, Failure> {
     match timer {
-        Timer::Coalesce | Timer::Heartbeat => Ok(Turn::Due),
+        Timer::Coalesce | Timer::Heartbeat | Timer::StreamAge | Timer::Drain => Ok(Turn::Due),
+        Timer::DrainOver => Err(Failure::BackendDrainTimeout),
         Timer::RequestBody => Err(Failure::RequestBodyTimeout),
         Timer::BackendWrite => Err(Failure::BackendStalled),
         Timer::ResponseBody => Err(Failure::ResponseBodyTimeout),

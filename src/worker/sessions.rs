@@ -258,6 +258,11 @@ impl Session {
         }
     }
 
+    /// Whoever sends the request again reaches the same backend.
+    pub(super) fn ties(&self) -> bool {
+        self.pin().is_some() || self.held.get().is_some()
+    }
+
     /// The backend to be chosen may get a session more than it has.
     pub(super) fn begins(&self) -> bool {
         self.has_moved || self.reading.route == Route::Begins

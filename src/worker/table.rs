@@ -9,7 +9,11 @@
 //! - A backend that left takes no new exchange.
 //! - A slot is given to another backend only when nobody holds it.
 
+mod tried;
+
 use std::{collections::HashMap, net::SocketAddr, num::NonZeroU32, time::Duration};
+
+pub(in crate::worker) use tried::Tried;
 
 use super::{
     explain::{Pick, Witness},
@@ -17,7 +21,7 @@ use super::{
 };
 use crate::{
     balance::{Candidates, Condition, Member, Picker},
-    exchange::Tick,
+    exchange::{Takers, Tick},
     model::{
         Backend, BackendId, Health, HealthCounts, InitialisationProgress, InstanceId, Presence,
         Rng, Snapshot, Version,
@@ -51,6 +55,7 @@ pub(super) struct BackendTable {
     eligible: Vec<Slot>,
     /// When the weights of those that ramp up are looked at next; `None` while nobody does.
     next_ramp_step: Option<Tick>,
+    is_any_emptied: bool,
     pacing: Pacing,
     picker: Picker,
     /// Sees what picks rest on, where they are explained.
@@ -86,6 +91,8 @@ struct Entry {
     /// When the control thread may be told again that requests fail.
     told_until: Tick,
     tenure: Tenure,
+    /// Since when it is being emptied.
+    emptied_since: Option<Tick>,
     /// Share of new work at this moment, in parts of [`WEIGHT_PARTS`].
     weight: u32,
 }
@@ -100,46 +107,6 @@ impl Entry {
     /// It has as much to do as it says that it can.
     fn is_full(&self) -> bool {
         self.backend.hints.capacity.is_some_and(|most| self.load() >= u64::from(most.get()))
-    }
-}
-
-/// Backends that this request has tried. Every connection has room for it, so it has no flags.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Tried {
-    slots: [Slot; 4],
-    /// The request may begin a session, which counts against the backend that gets it.
-    begins_session: bool,
-}
-
-/// A slot that no table has.
-const NO_SLOT: Slot = Slot(u32::MAX);
-
-impl Default for Tried {
-    fn default() -> Self {
-        Self { slots: [NO_SLOT; 4], begins_session: false }
-    }
-}
-
-impl Tried {
-    /// Nobody, for a request that may begin a session.
-    pub(super) fn for_session() -> Self {
-        Self { begins_session: true, ..Self::default() }
-    }
-
-    /// All of them may be asked again.
-    pub(super) fn forget(&mut self) {
-        self.slots = [NO_SLOT; 4];
-    }
-
-    /// Notes a backend. More than four are not tried per request (`exchange::may_retry`).
-    pub(super) fn note(&mut self, slot: Slot) {
-        if let Some(place) = self.slots.iter_mut().find(|place| **place == NO_SLOT) {
-            *place = slot;
-        }
-    }
-
-    fn contains(&self, slot: Slot) -> bool {
-        self.slots.contains(&slot)
     }
 }
 
@@ -287,6 +254,7 @@ impl BackendTable {
             nameless: HashMap::new(),
             eligible: Vec::new(),
             next_ramp_step: None,
+            is_any_emptied: false,
             pacing,
             picker,
             witness: None,
@@ -324,7 +292,7 @@ impl BackendTable {
             entry.is_known = false;
         }
         for backend in &snapshot.backends {
-            self.upsert(backend);
+            self.upsert(backend, now);
         }
         let mut left = Vec::new();
         for (index, entry) in (0..).map(Slot).zip(&self.entries) {
@@ -339,13 +307,17 @@ impl BackendTable {
                 self.free.push(*slot);
             }
         }
+        let is_emptied = |entry: &Entry| {
+            entry.emptied_since.is_some() && (entry.is_known || entry.in_flight > 0)
+        };
+        self.is_any_emptied = self.entries.iter().any(is_emptied);
         self.index(snapshot);
         self.weigh(now);
         self.check_invariants();
         left
     }
 
-    fn upsert(&mut self, backend: &Backend) {
+    fn upsert(&mut self, backend: &Backend, now: Tick) {
         let entry = match self.by_id.get(&backend.id) {
             Some(slot) => &mut self.entries[slot.0 as usize],
             None => {
@@ -356,6 +328,7 @@ impl BackendTable {
                     avoided_until: Tick(0),
                     told_until: Tick(0),
                     tenure: Tenure::Out,
+                    emptied_since: backend.is_emptied().then_some(now),
                     weight: WEIGHT_PARTS,
                 };
                 let slot = match self.free.pop() {
@@ -373,6 +346,8 @@ impl BackendTable {
             }
         };
         entry.is_known = true;
+        let emptied_since = backend.is_emptied().then_some(now);
+        entry.emptied_since = emptied_since.map(|now| entry.emptied_since.unwrap_or(now));
         entry.backend = backend.clone();
     }
 
@@ -531,6 +506,21 @@ impl BackendTable {
     /// Whether the slot still belongs to a backend that is known.
     pub(super) fn is_known(&self, slot: Slot) -> bool {
         self.entries[slot.0 as usize].is_known
+    }
+
+    /// Since when the backend in a slot is being emptied.
+    pub(super) fn emptied_since(&self, slot: Slot) -> Option<Tick> {
+        self.entries[slot.0 as usize].emptied_since
+    }
+
+    /// Whether any backend is being emptied.
+    pub(super) fn is_any_emptied(&self) -> bool {
+        self.is_any_emptied
+    }
+
+    /// Whether anybody takes work that names no instance.
+    pub(super) fn takers(&self) -> Takers {
+        if self.eligible.is_empty() { Takers::None } else { Takers::Some }
     }
 
     /// This backend refused a connection.

@@ -62,7 +62,12 @@ pub(super) async fn run(
             (Some(_), Some(_)) => Poll::Ready(Ok(())),
             // One direction is broken: the other has nobody to talk to.
             (Some(End::Broken), None) | (None, Some(End::Broken)) => Poll::Ready(Ok(())),
-            _ => alarm.poll_expired(cx).map(|_| Err(Failure::TunnelIdle)),
+            _ => alarm.poll_expired(cx).map(|timer| {
+                Err(match timer {
+                    Timer::DrainOver => Failure::BackendDrainTimeout,
+                    _ => Failure::TunnelIdle,
+                })
+            }),
         }
     })
     .await;

@@ -13,7 +13,7 @@ struct Facts {
 }
 
 fn every_combination() -> impl Iterator<Item = Facts> {
-    (0_u16..256).map(|bits| {
+    (0_u16..512).map(|bits| {
         let bit = |n: u16| bits & (1 << n) != 0;
         Facts {
             end: ExchangeEnd {
@@ -22,6 +22,7 @@ fn every_combination() -> impl Iterator<Item = Facts> {
                 stray_octets: bit(2),
                 client_half_closed: bit(3),
                 draining: bit(4),
+                is_early: bit(8),
             },
             client_closes: bit(5),
             backend_closes: bit(6),
@@ -58,11 +59,17 @@ fn a_connection_lives_on_only_if_nothing_speaks_against_it() {
             !end.response_complete,
             end.client_half_closed,
             end.draining,
+            end.is_early,
             facts.client_closes,
             facts.ends_with_connection,
         ];
-        let against_upstream =
-            [!end.request_complete, !end.response_complete, end.stray_octets, facts.backend_closes];
+        let against_upstream = [
+            !end.request_complete,
+            !end.response_complete,
+            end.stray_octets,
+            end.is_early,
+            facts.backend_closes,
+        ];
         let Conclusion { downstream, upstream } = concluded(&facts);
         assert_eq!(downstream == Fate::Keep, !against_downstream.contains(&true), "{facts:?}");
         assert_eq!(upstream == Fate::Keep, !against_upstream.contains(&true), "{facts:?}");
@@ -76,11 +83,14 @@ fn the_reason_is_true() {
         let Conclusion { downstream, upstream } = concluded(&facts);
         let is_true = |reason: CloseReason, announced: bool| match reason {
             CloseReason::Announced => announced,
-            CloseReason::Incomplete => !end.response_complete || !end.request_complete,
+            CloseReason::Incomplete => {
+                !end.response_complete || !end.request_complete || end.is_early
+            }
             CloseReason::RequestUnread => !end.request_complete && end.response_complete,
             CloseReason::Stray => end.stray_octets,
             CloseReason::HalfClosed => end.client_half_closed,
             CloseReason::Draining => end.draining,
+            CloseReason::EndedEarly => end.is_early,
         };
         if let Fate::Close(reason) = downstream {
             let announced = facts.client_closes || facts.ends_with_connection;
@@ -98,7 +108,9 @@ fn the_reason_is_true() {
 fn what_the_head_announces_is_what_happens() {
     for facts in every_combination() {
         let (request, plan) = plans(&facts);
-        let end = ExchangeEnd { request_complete: true, response_complete: true, ..facts.end };
+        // What ends early could not be announced.
+        let (request_complete, response_complete, is_early) = (true, true, false);
+        let end = ExchangeEnd { request_complete, response_complete, is_early, ..facts.end };
         let closes = request.closes_after(end.client_half_closed, end.draining);
         for version in [Version::Http10, Version::Http11] {
             let mut out = Vec::new();

@@ -9,16 +9,17 @@ use std::{
     future::poll_fn,
     io::ErrorKind,
     pin::{Pin, pin},
+    time::Duration,
 };
 
-use super::{Relay, Replay, Turn, body_failure};
+use super::{Relay, Replay, Told, Turn, body_failure};
 use crate::{
     exchange::{
-        Attempt, Broken, Continue, Failure, Fate, ResponsePlan, Retry, Timer, ask_from,
-        may_continue,
+        Attempt, Broken, Continue, Failure, Fate, Nature, ResponsePlan, Retry, Tick, Timer,
+        ask_from, may_continue,
     },
     http1::BodyError,
-    sse::{EventBody, Pushed, Reading},
+    sse::{Cut, EventBody, Pushed, Reading},
     stats::Held,
     sys::{Ending, Readiness},
     worker::{
@@ -39,6 +40,8 @@ pub(in crate::worker) struct Stream {
     /// The backend has sent content.
     has_moved: bool,
     last_id: LastId,
+    /// When it began and how old it may become, where it may not become any age.
+    age: Option<(Tick, Duration)>,
 }
 
 /// The id of the last event that the client has had.
@@ -57,6 +60,8 @@ enum Arrival {
     },
     /// It has been silent for long enough.
     Silence,
+    /// It is to end.
+    Told(Told),
 }
 
 impl Relay<'_, '_> {
@@ -74,6 +79,7 @@ impl Relay<'_, '_> {
             worker.buffers.give(std::mem::take(&mut out));
         }
         self.begin(plan, request)?;
+        let is_tied = request.ties();
         let Some(stream) = request.stream.as_deref_mut() else {
             return Err(Failure::ResponseTruncated);
         };
@@ -84,6 +90,11 @@ impl Relay<'_, '_> {
         if self.client.half_closed {
             return Err(Failure::ClientGone);
         }
+        let nature = Nature::of(&request.plan, plan, is_tied);
+        let _reconnectable: Option<Held<'_>> =
+            nature.reconnects().then(|| worker.stats().event_streams_reconnectable.hold());
+        self.list(nature, stream.age);
+        let mut early_end = None;
         let mut arrivals = pin!(self.upstream.readiness());
         let mut size = Size::Small;
         let stray_octets = loop {
@@ -123,6 +134,10 @@ impl Relay<'_, '_> {
             if let Some(error) = error {
                 return Err(body_failure(error));
             }
+            if stream.body.is_cut() {
+                self.account.early_end = early_end;
+                break false;
+            }
             if is_done {
                 break is_stray;
             }
@@ -136,6 +151,21 @@ impl Relay<'_, '_> {
                 Arrival::Silence => {
                     out = worker.buffers.take(Size::Small);
                     stream.body.heartbeat(&mut out);
+                }
+                Arrival::Told(Told { why, is_last_call }) => {
+                    early_end = early_end.or(Some(why));
+                    let retry = worker.drain.retry(&worker.config);
+                    let mut end = worker.buffers.take(Size::Small);
+                    let cut = stream.body.cut(Some(retry), &mut end);
+                    self.send_event(end).await?;
+                    match cut {
+                        Cut::Done => {
+                            self.account.early_end = early_end;
+                            break false;
+                        }
+                        Cut::Awaited if is_last_call => return Err(Failure::BackendDrainTimeout),
+                        Cut::Awaited | Cut::Impossible => {}
+                    }
                 }
                 Arrival::End { is_broken } => {
                     out = worker.buffers.take(Size::Small);
@@ -156,6 +186,17 @@ impl Relay<'_, '_> {
         Ok(self.conclude(plan, stray_octets))
     }
 
+    /// From here on it can be told to end, because something drains or because of its age.
+    fn list(&mut self, nature: Nature, age: Option<(Tick, Duration)>) {
+        self.enroll();
+        if let Some(enrolled) = &self.enrolled {
+            enrolled.with(|entry| entry.nature.set(nature));
+        }
+        if let Some((begun, age)) = age.filter(|_| nature.reconnects()) {
+            self.client.alarm.set_since(begun, Timer::StreamAge, age);
+        }
+    }
+
     /// Whoever reads a stream may pause over an event; whoever takes nothing for long holds a place
     /// on the backend that others could have.
     async fn send_event(&mut self, octets: Vec<u8>) -> Result<(), Failure> {
@@ -172,9 +213,17 @@ impl Relay<'_, '_> {
             self.client.alarm.set(Timer::Heartbeat, silence);
         }
         loop {
+            // Perhaps while the last piece was being sent.
+            if let Some(told) = self.told.take() {
+                return Ok(Arrival::Told(told));
+            }
+            self.awaits_event = true;
             let mut arrival = pin!(poll_fn(|cx| arrivals.as_mut().poll_ready(cx)));
-            match self.turn(arrival.as_mut()).await? {
+            let turn = self.turn(arrival.as_mut()).await;
+            self.awaits_event = false;
+            match turn? {
                 Turn::Done(()) => {}
+                Turn::Due if self.told.is_some() => continue,
                 Turn::Due => return Ok(Arrival::Silence),
             }
             let mut buffer = self.worker.buffers.take(size);
@@ -204,6 +253,7 @@ impl Relay<'_, '_> {
                 goes_on
             }
             None => {
+                let age = self.worker.drain.age(&self.worker.config);
                 let body = EventBody::new(plan.transfer, plan.coding, reading);
                 let may_go_on = self.replay == Replay::Possible
                     && reading == Reading::Open
@@ -217,6 +267,7 @@ impl Relay<'_, '_> {
                     has_content: false,
                     has_moved: false,
                     last_id: LastId::Unknown,
+                    age: age.map(|age| (self.client.alarm.now(), age)),
                 }));
                 true
             }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Hints, Panic, Standing, Weight};
+use crate::model::{DrainCause, Hints, Panic, Standing, Weight};
 
 fn backend(id: u64, instance: &str) -> Backend {
     let address = format!("127.0.0.1:{}", 1000 + id).parse().unwrap();
@@ -47,6 +47,37 @@ fn a_slot_in_use_is_not_given_away() {
     assert_eq!(a.stats.in_flight(), 0);
     table.apply(&snapshot(3, &[backend(3, "c")]), Tick(0));
     assert_eq!(table.instance("c"), Some(slot));
+}
+
+#[test]
+fn since_when_a_backend_is_emptied_outlasts_its_causes_but_not_its_return() {
+    let (a, b) = (backend(1, "a"), backend(2, "b"));
+    let drained = Backend { draining: Some(DrainCause::Operator), ..a.clone() };
+    let leaving = Backend { presence: Presence::Leaving, ..a.clone() };
+    let mut table = table();
+    table.apply(&snapshot(1, &[a.clone(), b.clone()]), Tick(1));
+    let slot = table.instance("a").unwrap();
+    table.acquire(slot);
+    let steps = [
+        // (who is there, since when)
+        (vec![drained.clone(), b.clone()], Some(Tick(2)), Takers::Some),
+        (vec![drained.clone(), b.clone()], Some(Tick(2)), Takers::Some),
+        (vec![leaving.clone(), b.clone()], Some(Tick(2)), Takers::Some),
+        (vec![a.clone()], None, Takers::Some),
+        (vec![leaving], Some(Tick(6)), Takers::None),
+        // Gone, but something runs there still.
+        (vec![], Some(Tick(6)), Takers::None),
+    ];
+    for ((step, since, takers), now) in steps.into_iter().zip(2..) {
+        table.apply(&snapshot(u64::from(now), &step), Tick(now));
+        assert_eq!(table.emptied_since(slot), since, "at {now}");
+        assert_eq!(table.is_any_emptied(), since.is_some(), "at {now}");
+        assert_eq!(table.takers(), takers, "at {now}");
+    }
+    table.release(slot);
+    table.apply(&snapshot(8, &[drained]), Tick(8));
+    let slot = table.instance("a").unwrap();
+    assert_eq!(table.emptied_since(slot), Some(Tick(8)), "it came as one that drains");
 }
 
 #[test]
