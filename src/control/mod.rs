@@ -39,12 +39,13 @@ use tracing::{debug, info};
 
 use crate::{
     config::{self, Config, EjectionEnds, HealthCheck, Outliers},
+    exchange::shortfall,
     health::{Policy, ProbeFailure, outlier},
     link::Publisher,
     model::{Snapshot, Version},
     plane::{
-        DrainTimes, Input, Output, PanicPolicy, PanicScope, Plane, PlaneCounters, Refresh,
-        ReplayFailure, ReplayStep, Resolution, ResolveFailure, Settings,
+        DrainTimes, Input, Output, PanicPolicy, PanicScope, Plane, PlaneCounters, PlaneEvent,
+        Refresh, ReplayFailure, ReplayStep, Resolution, ResolveFailure, Settings,
     },
     stats::WorkerStats,
 };
@@ -290,10 +291,25 @@ impl Hands {
                 self.publisher.publish(&snapshot);
                 self.view.snapshot.replace(snapshot);
             }
-            Output::Event(event) => report::log(&event),
+            Output::Event(event) => {
+                report::log(&event);
+                if matches!(event, PlaneEvent::AcceptingStopped) {
+                    self.foretell();
+                }
+            }
             Output::Exit(reason) => return Some(reason),
         }
         None
+    }
+
+    /// Streams begin to be ended: says if there are too many of them for the time that there is.
+    fn foretell(&self) {
+        let AdminView { workers, config, .. } = &*self.view;
+        let streams = workers.iter().map(|worker| worker.event_streams_reconnectable.get()).sum();
+        let (rate, time) = (config.streams.drain_rate, config.timeouts.drain);
+        if let Some(shortfall) = shortfall(streams, rate, time) {
+            report::shortfall(streams, rate, time, shortfall);
+        }
     }
 
     /// Runs `question` beside everything else and hands its answer to the plane.

@@ -1,9 +1,12 @@
 //! Says what the plane said, at the level it deserves. The words of the messages are those that
 //! operators of Stepflow grep for.
 
+use std::{num::NonZeroU32, time::Duration};
+
 use tracing::{debug, error, info, warn};
 
 use crate::{
+    exchange::Shortfall,
     model::{InstanceId, Panic},
     plane::{ExitReason, PlaneEvent},
 };
@@ -231,6 +234,25 @@ pub(super) fn log(event: &PlaneEvent) {
             warn!(event = name, cut, "Shut down at once: told to stop a second time");
         }
     }
+}
+
+/// Says that some streams will be cut although their clients would connect again.
+pub(super) fn shortfall(
+    streams: u64,
+    rate: NonZeroU32,
+    time: Duration,
+    Shortfall { needs, left }: Shortfall,
+) {
+    warn!(
+        event = "drain_too_slow",
+        streams,
+        stream_drain_rate = rate.get(),
+        needs_seconds = needs.as_secs_f64(),
+        drain_timeout_seconds = time.as_secs_f64(),
+        cut = left,
+        "Shutting down: not all event streams can be ended between two events in time; raise \
+         stream_drain_rate or drain_timeout"
+    );
 }
 
 fn shown(instance: Option<&InstanceId>) -> &str {

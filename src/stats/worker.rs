@@ -67,7 +67,7 @@ pub struct WorkerStats {
     /// Event streams that were asked for again from another backend.
     pub streams_continued: Counter,
     /// Of these, those whose client connects again when they end.
-    pub streams_that_return: Gauge,
+    pub event_streams_reconnectable: Gauge,
     /// Tunnels open now.
     pub tunnels_open: Gauge,
     /// Reports to the control thread that found its queue full.

@@ -75,7 +75,8 @@ fn two_hundred_clients_that_leave_in_every_state_leave_nothing_behind() {
     }
     balancer.wait_until_quiet();
     let metrics = balancer.metrics();
-    let gauges = ["active_connections", "event_streams_open", "tunnels_open"];
+    let gauges =
+        ["active_connections", "event_streams_open", "event_streams_reconnectable", "tunnels_open"];
     for gauge in gauges {
         assert_eq!(metrics.sum(&format!("stepflow_lb_{gauge}"), &[]), 0, "{gauge}");
     }

@@ -83,10 +83,11 @@ const OPTIONS: &[(&str, &str)] = &[
 ];
 
 /// Gauges that are 0 when nobody asks for anything.
-const GAUGES: [&str; 5] = [
+const GAUGES: [&str; 6] = [
     "stepflow_lb_connections_open",
     "stepflow_lb_active_connections",
     "stepflow_lb_event_streams_open",
+    "stepflow_lb_event_streams_reconnectable",
     "stepflow_lb_tunnels_open",
     "stepflow_lb_upstream_idle",
 ];

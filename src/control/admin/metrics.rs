@@ -354,6 +354,11 @@ fn exchanges(page: &mut Page, scrape: &Scrape<'_>) {
         scrape.workers,
         &[
             ("stepflow_lb_event_streams_open", "Event streams open", |w| &w.event_streams_open),
+            (
+                "stepflow_lb_event_streams_reconnectable",
+                "Event streams open whose clients connect again when they end",
+                |w| &w.event_streams_reconnectable,
+            ),
             ("stepflow_lb_tunnels_open", "Tunnels open", |w| &w.tunnels_open),
             ("stepflow_lb_queue_waiting", "Requests that wait because every backend is full", {
                 |w| &w.queue_waiting

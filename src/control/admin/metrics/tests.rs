@@ -410,6 +410,7 @@ fn nothing_that_is_counted_is_forgotten() {
         &worker.snapshot_version,
         &worker.upstream_idle,
         &worker.event_streams_open,
+        &worker.event_streams_reconnectable,
         &worker.tunnels_open,
     ];
     let mut wanted = HashSet::new();
