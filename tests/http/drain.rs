@@ -13,7 +13,9 @@ use crate::support::{
 
 const STREAM: &str =
     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
-const ASK: &str = "GET /events HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n";
+/// For a stream that must finish: nobody asks for the rest of an answer.
+const ASK: &str = "POST /events HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\
+                   Content-Length: 0\r\n\r\n";
 
 /// A process in front of this backend, ready.
 fn process(backend: &Backend, options: &[(&str, &str)]) -> Process {

@@ -28,10 +28,13 @@ fn shown(balancer: &Balancer, name: &str) -> Value {
     backends[0].clone()
 }
 
-/// Opens an event stream whose backend, which must be `backend`, holds it open.
+/// Opens an event stream, which must finish, whose backend, which must be `backend`, holds it open.
 fn open_stream(balancer: &Balancer, backend: &Backend) -> (Client, Peer) {
     let mut client = balancer.connect();
-    client.send("GET /events HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n");
+    client.send(
+        "POST /events HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\
+         Content-Length: 0\r\n\r\n",
+    );
     let mut peer = backend.next();
     peer.send(STREAM_HEAD);
     peer.send(chunk("data: 1\n\n"));
