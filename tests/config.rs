@@ -162,12 +162,12 @@ fn defaults_are_the_documented_ones() {
         },
         streams: Streams {
             heartbeat: None,
+            resume: false,
             drain_rate: 100.try_into().unwrap(),
             retry_min: seconds(1),
             retry_max: seconds(5),
             age_max: None,
         },
-        streams: Streams { heartbeat: None, resume: false },
         log: Log {
             filter: "warn,stepflow_load_balancer=info,access=info".to_owned(),
             destination: LogDestination::Stdout,
@@ -381,12 +381,12 @@ fn every_option_reaches_the_configuration() {
         },
         streams: Streams {
             heartbeat: Some(seconds(27)),
+            resume: true,
             drain_rate: 29.try_into().unwrap(),
             retry_min: seconds(30),
             retry_max: seconds(31),
             age_max: Some(seconds(32)),
         },
-        streams: Streams { heartbeat: Some(seconds(27)), resume: true },
         log: Log {
             filter: "trace,access=off".to_owned(),
             destination: LogDestination::File("/tmp/lb.log".into()),

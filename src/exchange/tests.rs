@@ -11,6 +11,7 @@ use crate::{
 
 mod admit;
 mod answer;
+mod drain;
 mod forward;
 mod properties;
 mod respond;

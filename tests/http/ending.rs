@@ -250,6 +250,26 @@ fn a_stream_that_cannot_be_written_into_or_was_not_asked_for_goes_on() {
 }
 
 #[test]
+fn a_stream_with_a_session_goes_on_because_it_would_come_straight_back() {
+    let key = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+    let pair = Pair::with(&[("session_cookie", "lb"), ("session_keys", key)]);
+    // This one gets its session with the head of the stream.
+    let mut client = pair.balancer.connect();
+    client.send(GET);
+    let mut peer = pair.one.next();
+    peer.send(STREAM);
+    let head = client.head();
+    let cookie = head.field("Set-Cookie").expect("a session begins");
+    let cookie = cookie.split(';').next().unwrap();
+    // And this one brings it.
+    let bringing = GET.replace("\r\n\r\n", &format!("\r\nCookie: {cookie}\r\n\r\n"));
+    let mut streams = [Stream { client, peer }, pair.open(&bringing)];
+    pair.let_the_second_in();
+    pair.drain();
+    streams.iter_mut().for_each(Stream::goes_on);
+}
+
+#[test]
 fn a_client_of_http_1_0_sees_the_wait_and_an_orderly_end() {
     let pair = Pair::with(&[]);
     let mut stream = pair.open(&GET.replace("HTTP/1.1", "HTTP/1.0"));
