@@ -88,7 +88,8 @@ fn common_port() -> u16 {
 fn session(balancer: SocketAddr, name: &str) -> String {
     let mut stream = Client::connect(balancer);
     stream.send(format!(
-        "GET /stream/{name} HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n"
+        "POST /stream/{name} HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\
+         Content-Length: 0\r\n\r\n"
     ));
     let head = stream.head();
     assert_eq!(head.status(), 200, "{head:?}");
