@@ -325,6 +325,46 @@ fn a_stream_that_is_old_enough_ends_and_an_answer_does_not() {
 }
 
 #[test]
+fn an_old_stream_whose_client_nobody_would_take_in_goes_on() {
+    let backend = Backend::played().healthy_as("one");
+    let setup = Balancer::before(&[&backend]).with("stream_age_max", "1s");
+    let balancer = setup.with("max_failures", "1").with("panic_threshold", "0%").start();
+    // Nobody takes work by the time that both are old enough.
+    let [mut free, mut tied] = loop {
+        backend.set_health(Health::Named("one".to_owned()));
+        balancer.wait_for_healthy(1);
+        let began = Instant::now();
+        let streams =
+            [GET, TIED].map(|request| Stream::open(balancer.connect(), &backend, request, STREAM));
+        backend.set_health(Health::Failing);
+        balancer.wait_for_healthy(0);
+        if began.elapsed() < Duration::from_millis(900) {
+            break streams;
+        }
+    };
+    // This one's client comes back to this backend, and is served whatever its health.
+    assert!(RETRY_MS.contains(&tied.ends()));
+    free.goes_on();
+    backend.set_health(Health::Named("one".to_owned()));
+    assert!(RETRY_MS.contains(&free.ends()));
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_cut_when_the_time_of_its_backend_is_over() {
+    let pair = Pair::with(&[("backend_drain_timeout", "1s")]);
+    let Stream { client, mut peer } = pair.open(GET);
+    pair.let_the_second_in();
+    let event = chunk(format!("data: {}\n\n", "x".repeat(60_000)));
+    thread::scope(|scope| {
+        // More than all buffers on the way hold, so it ends only when the connection does.
+        scope.spawn(move || while peer.try_send(&event).is_ok() {});
+        pair.drain();
+        pair.balancer.wait_for_failures("backend_drain_timeout", 1);
+    });
+    drop(client);
+}
+
+#[test]
 fn when_its_time_is_over_a_drained_backend_is_left_by_everybody() {
     let pair = Pair::with(&[("backend_drain_timeout", "2s")]);
     let [mut inside, mut tied] = [GET, TIED].map(|request| pair.open(request));
