@@ -35,8 +35,16 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     directory = Path(tempfile.mkdtemp(prefix="stepflow-lb-bench-"))
     try:
+        neighbours = host.Neighbours()
         with Children(directory) as children:
-            measure(arguments, children)
+            samples, facts = measure(arguments, children)
+        foreign = neighbours.cpus()
+        if foreign > QUIET_CPUS:
+            facts.notes.append(
+                f"Others kept {foreign:.1f} CPUs busy meanwhile: "
+                "the absolute figures are too high, the ratios hold roughly."
+            )
+        write(arguments.out, samples, facts)
     except BenchError as error:
         print(f"\nbench: {error}\nlogs are in {directory}", file=sys.stderr)
         return 1
@@ -67,7 +75,7 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def measure(arguments: argparse.Namespace, children: Children) -> None:
+def measure(arguments: argparse.Namespace, children: Children) -> tuple[Samples, report.Facts]:
     tools = Tools(
         balancer=Path(os.environ["BENCH_BALANCER"]),
         backend=Path(os.environ["BENCH_BACKEND"]),
@@ -91,12 +99,6 @@ def measure(arguments: argparse.Namespace, children: Children) -> None:
         seconds=arguments.seconds,
         descriptors_max=host.descriptors_max(),
     )
-    foreign = host.foreign_load()
-    if foreign > QUIET_CPUS:
-        stage.notes.append(
-            f"Others kept {foreign:.1f} CPUs busy when the run began: "
-            "its absolute figures are too high, its ratios hold roughly."
-        )
     wanted = arguments.only or (QUICK if arguments.quick else [s.key for s in SCENARIOS])
     scenarios = [scenario for scenario in SCENARIOS if scenario.key in wanted]
     begun = time.monotonic()
@@ -109,7 +111,7 @@ def measure(arguments: argparse.Namespace, children: Children) -> None:
         took_s=time.monotonic() - begun,
         notes=stage.notes,
     )
-    write(arguments.out, samples, facts)
+    return samples, facts
 
 
 def rounds(stage: Stage, scenarios: Sequence[Scenario], count: int) -> Samples:

@@ -48,6 +48,11 @@ def kernel() -> str:
     return platform.release()
 
 
+def congestion_control() -> str:
+    """Of TCP, for sockets that do not choose: BBR paces with timers, which cost."""
+    return Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+
+
 def memory_gib() -> float:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
 
@@ -56,12 +61,22 @@ def is_virtual() -> bool:
     return "hypervisor" in Path("/proc/cpuinfo").read_text()
 
 
-def foreign_load() -> float:
-    """How many CPUs others keep busy, over a second in which we do nothing."""
-    before = busy_s()
-    begun = time.monotonic()
-    time.sleep(1.0)
-    return (busy_s() - before) / (time.monotonic() - begun)
+class Neighbours:
+    """How many CPUs others keep busy while we run."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._before_s = busy_s() - own_s()
+
+    def cpus(self) -> float:
+        """Since the beginning. Our children must have ended: only then is their time known."""
+        return (busy_s() - own_s() - self._before_s) / (time.monotonic() - self._begun)
+
+
+def own_s() -> float:
+    """CPU time of this process and of all that it started and that has ended."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 def busy_s() -> float:

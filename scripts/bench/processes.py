@@ -144,13 +144,13 @@ def tree(root: int) -> list[int]:
 
 
 class Most:
-    """Watches a number from a thread of ours, while the `with` lasts: first and largest value."""
+    """The largest value of a number, watched from a thread of ours while the `with` lasts."""
 
     def __init__(self, read: Callable[[], int]) -> None:
         self._read = read
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.first = self.most = read()
+        self.most = read()
 
     def _watch(self) -> None:
         while not self._done.wait(PAUSE_S):

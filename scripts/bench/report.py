@@ -88,6 +88,9 @@ TABLES = [
     ),
 ]
 
+# Figures that are about nothing, or the same for all.
+WITHOUT_RATIO = ("growth_bytes", "streams", "share_held")
+
 # Scenarios whose columns are ways to use our balancer, and what they are called.
 OURS_ONLY = {
     "affinity": ("64 connections", {"unnamed": "no instance named", "named": "instance named"}),
@@ -110,7 +113,7 @@ def about(facts: Facts) -> str:
     count = len(set(cpus.proxy) | set(cpus.load))
     lines = [
         f"Measured on {today}: {host.cpu_model()}, {count} CPUs, {host.memory_gib():.0f} GiB, "
-        f"{machine}, Linux {host.kernel()}.",
+        f"{machine}, Linux {host.kernel()}, TCP {host.congestion_control()}.",
         ", ".join(f"{name} {version}" for name, version in facts.versions.items()) + ".",
         f"{facts.rounds} rounds of {facts.seconds:g} s for each figure, "
         f"{facts.took_s / 60.0:.0f} minutes in all.",
@@ -139,7 +142,8 @@ def cell(samples: Samples, proxy: str, column: Column) -> str:
     values = [v * column.scale for v in samples.of(column.scenario, proxy, column.figure)]
     text = spread(values, column.digits)
     ratio = samples.ratio(column.scenario, "ours", proxy, column.figure)
-    if not text or ratio is None or proxy == "ours":
+    is_bare = proxy == "ours" or column.figure in WITHOUT_RATIO
+    if not text or ratio is None or is_bare:
         return text
     return f"{text} · {ratio:.2f}"
 
