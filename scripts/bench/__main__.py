@@ -159,9 +159,8 @@ def versions(kinds_programs: Sequence[str], tools: Tools) -> dict[str, str]:
 def write(out: Path, samples: Samples, facts: report.Facts) -> None:
     out.mkdir(parents=True, exist_ok=True)
     text = report.markdown(samples, facts)
-    picture = report.svg(samples, facts)
     print("\n" + text)
-    if picture:
+    if picture := report.svg(samples, facts):
         (out / "performance.svg").write_text(picture)
     page = out / "PERFORMANCE.md"
     if page.exists() and report.BEGIN in page.read_text():

@@ -101,9 +101,19 @@ OURS_ONLY = {
 
 def markdown(samples: Samples, facts: Facts) -> str:
     """Everything, without a heading of the first level."""
-    parts = [about(facts), *(table(title, c, samples, facts) for title, c in TABLES)]
+    parts = [
+        about(facts),
+        picture(samples),
+        *(table(title, c, samples, facts) for title, c in TABLES),
+    ]
     parts += [ours_only(samples), targets(samples)]
     return "\n".join(part for part in parts if part)
+
+
+def picture(samples: Samples) -> str:
+    """The link to it, if there is one."""
+    is_there = any(panel.scenario in samples.values for panel in PANELS)
+    return "![Cost of a request, an event and a stream](performance.svg)\n" if is_there else ""
 
 
 def about(facts: Facts) -> str:
