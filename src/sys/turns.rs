@@ -48,9 +48,13 @@ impl Turns {
 
     /// Wakes whoever has spent its turn.
     pub fn wake_waiting(&self) {
-        for waker in self.waiting.take() {
+        let mut waiting = self.waiting.take();
+        for waker in waiting.drain(..) {
             waker.wake();
         }
+        // Its room is kept, because turns are spent as long as there is traffic. Waking polls
+        // nobody, so nobody has come to wait meanwhile.
+        self.waiting.replace(waiting);
     }
 
     /// An operation has been done.
