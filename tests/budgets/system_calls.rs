@@ -1,0 +1,104 @@
+//! What one exchange and one event ask the kernel for by system calls, seen by strace from outside.
+
+use crate::{
+    REQUESTS, Stream, backend, request,
+    strace::{Calls, Traced, calls, is_there},
+    support::Backend,
+};
+
+/// Requests or events between the first and the last that are looked at: with the last of them it
+/// is so many cycles.
+const CYCLES: u64 = 50;
+
+/// Calls of one exchange with a small request and a small answer. On io_uring the client's octets
+/// are received by a plain call once the ring has said that they are there, because an idle
+/// connection holds no buffer; what is submitted is in `allocations.rs` by name. The peek is the
+/// look at a connection from the pool: whether the backend has closed it, or sent what nobody asked
+/// for. There is no timer, and one `send` for head and body.
+const ON_IO_URING: [(&str, u64); 3] = [("peek", 1), ("recv", 1), ("submitted to the ring", 4)];
+
+/// On epoll `poll` asks whether the client's octets are there: monoio does that before it believes
+/// its own notes.
+const ON_EPOLL: [(&str, u64); 4] = [("peek", 1), ("poll", 1), ("recv", 2), ("send", 2)];
+
+const OF_AN_EVENT_ON_IO_URING: [(&str, u64); 2] = [("recv", 1), ("submitted to the ring", 2)];
+
+const OF_AN_EVENT_ON_EPOLL: [(&str, u64); 3] = [("poll", 1), ("recv", 1), ("send", 1)];
+
+fn has_strace() -> bool {
+    let has = is_there();
+    if !has {
+        eprintln!("SKIPPED: strace is not installed, or may not trace");
+    }
+    has
+}
+
+/// A driver by its name in the configuration, if the kernel grants it.
+fn drivers() -> impl Iterator<Item = &'static str> {
+    let backend = Backend::fine();
+    let balancer = crate::support::Balancer::before(&[&backend]).with("io_driver", "auto").start();
+    let has_ring = balancer.drivers[0].starts_with("io_uring");
+    if !has_ring {
+        eprintln!("SKIPPED for io_uring: the kernel grants no ring");
+    }
+    ["io_uring", "epoll"].into_iter().filter(move |driver| has_ring || *driver == "epoll")
+}
+
+#[track_caller]
+fn check(name: &str, found: &Calls, budget: &[(&str, u64)]) {
+    // What is in the way of a whole number are the ticks of the worker, which are not ours to time.
+    let each: Calls =
+        found.iter().map(|(kind, n)| (kind.clone(), (n + CYCLES / 2) / CYCLES)).collect();
+    let budget: Calls = budget.iter().map(|(kind, n)| ((*kind).to_owned(), *n)).collect();
+    assert_eq!(each, budget, "{name}: calls in each of {CYCLES} cycles, in all {found:?}");
+}
+
+#[test]
+fn a_keep_alive_request_takes_no_call_too_many() {
+    if !has_strace() {
+        return;
+    }
+    for driver in drivers() {
+        let backend = backend();
+        let traced = Traced::start("requests", driver, &backend);
+        let mut client = traced.process.connect();
+        for (number, (name, _)) in REQUESTS[..4].iter().enumerate() {
+            let mut ask = |target: &str| {
+                let text = request(name, &format!("{target}-{number}"));
+                assert_eq!(client.ask(text).status(), 200);
+            };
+            (0..20).for_each(|_| ask("warm-up"));
+            ask("begin");
+            (1..CYCLES).for_each(|_| ask("counted"));
+            ask("end");
+        }
+        drop(client);
+        let traces = traced.end();
+        for (number, (name, _)) in REQUESTS[..4].iter().enumerate() {
+            let lines = traces.between(&format!("/begin-{number} "), &format!("/end-{number} "));
+            let budget = if driver == "epoll" { &ON_EPOLL[..] } else { &ON_IO_URING };
+            check(&format!("{name} on {driver}"), &calls(&lines), budget);
+        }
+    }
+}
+
+#[test]
+fn an_event_takes_no_call_too_many() {
+    if !has_strace() {
+        return;
+    }
+    for driver in drivers() {
+        let backend = Backend::played();
+        let traced = Traced::start("events", driver, &backend);
+        let mut stream = Stream::begin(traced.process.connect(), &backend);
+        (0..20).for_each(|_| stream.tell("warm-up"));
+        stream.tell("begin");
+        (1..CYCLES).for_each(|_| stream.tell("counted"));
+        stream.tell("end");
+        let traces = traced.end();
+        let budget =
+            if driver == "epoll" { &OF_AN_EVENT_ON_EPOLL[..] } else { &OF_AN_EVENT_ON_IO_URING };
+        let lines = traces.between("data: begin", "data: end");
+        check(&format!("an event on {driver}"), &calls(&lines), budget);
+    }
+}
