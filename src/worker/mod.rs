@@ -21,6 +21,7 @@ mod driver;
 mod explain;
 mod handshake;
 mod http;
+mod measured;
 mod outcome;
 mod owner;
 mod pool;
@@ -52,6 +53,8 @@ use std::{
 
 pub use drain::SharedPace;
 pub use driver::{ActiveDriver, Fallback};
+#[doc(hidden)]
+pub use measured::MeasuredTable;
 use monoio::io::AsyncReadRent;
 use pin_project_lite::pin_project;
 pub use queue::Queues;
