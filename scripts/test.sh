@@ -9,17 +9,18 @@
 #   scripts/test.sh --sanitize          everything, and AddressSanitizer and valgrind (half an hour)
 #
 # Stages: check (format, lints, docs), rust (all Rust tests; for its comparison with other HTTP
-# parsers it installs llhttp with npm and h11 with pip), epoll (the socket suite with epoll),
-# denied (the socket suite with io_uring refused by seccomp), soak (two minutes of random faults; a
-# few seconds of them are part of `rust`), stepflow-0.9 and stepflow-0.11 (real Stepflow through the
-# balancer; `stepflow` means both), mcp (MCP's SDKs through the balancer), image, fuzz (libFuzzer;
-# needs a nightly toolchain; two minutes warm, five more to build; the corpus and seconds of changes
-# to it are part of `rust`), slow-clients and sanitize (see scripts/).
+# parsers it installs llhttp with npm and h11 with pip), budgets (instructions of the hot path,
+# counted by valgrind; see benches/README.md), epoll (the socket suite with epoll), denied (the
+# socket suite with io_uring refused by seccomp), soak (two minutes of random faults; a few seconds
+# of them are part of `rust`), stepflow-0.9 and stepflow-0.11 (real Stepflow through the balancer;
+# `stepflow` means both), mcp (MCP's SDKs through the balancer), image, fuzz (libFuzzer; needs a
+# nightly toolchain; two minutes warm, five more to build; the corpus and seconds of changes to it
+# are part of `rust`), slow-clients and sanitize (see scripts/).
 #
 # Needs the Rust toolchain, a C compiler, Python 3 with venv, and Node.js with npm. As root on
-# Debian it installs what is missing of the last two and of what the Rust tests start (dnsmasq);
-# elsewhere it says what is missing and counts the suites that need it as skipped. Packages go to
-# .venv-* and .node-* in this directory, logs to target/test-logs.
+# Debian it installs what is missing of the last two, of valgrind, and of what the Rust tests start
+# (dnsmasq, strace); elsewhere it says what is missing and counts the suites that need it as skipped.
+# Packages go to .venv-* and .node-* in this directory, logs to target/test-logs.
 #
 # Ends with one line: N passed, N failed, N skipped. Exits 1 when something failed or did not run;
 # skipped suites count as that when CI=true. Takes about thirteen minutes cold on two cores, six
@@ -27,10 +28,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-ALL_STAGES="check rust epoll denied soak stepflow-0.9 stepflow-0.11 mcp"
+ALL_STAGES="check rust budgets epoll denied soak stepflow-0.9 stepflow-0.11 mcp"
 MORE_STAGES="image fuzz slow-clients sanitize"
 # `name:package` of the programs that tests start, by their Debian packages.
-TEST_PROGRAMS=(dnsmasq:dnsmasq-base)
+TEST_PROGRAMS=(dnsmasq:dnsmasq-base strace:strace)
 
 usage() {
     echo "usage: scripts/test.sh [--only STAGE[,STAGE...]] [--image] [--fuzz]" \
@@ -174,6 +175,9 @@ install_packages() {
         for entry in "${TEST_PROGRAMS[@]}"; do
             command -v "${entry%%:*}" >/dev/null || missing+=("${entry##*:}")
         done
+    fi
+    if wants budgets; then
+        command -v valgrind >/dev/null || missing+=(valgrind)
     fi
     if wants rust mcp; then
         command -v node >/dev/null || missing+=(nodejs)
@@ -323,6 +327,13 @@ fi
 if wants rust; then
     foreign_readers
     run_tests rust cargo test --locked --no-fail-fast
+fi
+if wants budgets; then
+    if command -v valgrind >/dev/null; then
+        run_tests budgets bash scripts/budgets.sh
+    else
+        skip budgets "valgrind is not there, which counts the instructions (Debian: valgrind)"
+    fi
 fi
 if wants epoll; then
     socket_suite epoll env STEPFLOW_LB_IO_DRIVER=epoll

@@ -34,7 +34,8 @@ const EVERYWHERE: &[&str] = &[
 ];
 
 /// Pages written for people.
-const PAGES: &[&str] = &["README.md", "CHANGELOG.md", "docs", "tests/stepflow/README.md"];
+const PAGES: &[&str] =
+    &["README.md", "CHANGELOG.md", "docs", "benches/README.md", "tests/stepflow/README.md"];
 
 const DECISIONS: &str = "docs/adr";
 const DECISION_HEADINGS: [&str; 4] =
