@@ -13,14 +13,15 @@
 # counted by valgrind; see benches/README.md), epoll (the socket suite with epoll), denied (the
 # socket suite with io_uring refused by seccomp), soak (two minutes of random faults; a few seconds
 # of them are part of `rust`), stepflow-0.9 and stepflow-0.11 (real Stepflow through the balancer;
-# `stepflow` means both), mcp (MCP's SDKs through the balancer), image, fuzz (libFuzzer; needs a
-# nightly toolchain; two minutes warm, five more to build; the corpus and seconds of changes to it
-# are part of `rust`), slow-clients and sanitize (see scripts/).
+# `stepflow` means both), mcp (MCP's SDKs through the balancer), streams (event streams through the
+# balancer to a browser, OpenAI's client, curl and Node.js), image, fuzz (libFuzzer; needs a nightly
+# toolchain; two minutes warm, five more to build; the corpus and seconds of changes to it are part
+# of `rust`), slow-clients and sanitize (see scripts/).
 #
 # Needs the Rust toolchain, a C compiler, Python 3 with venv, and Node.js with npm. As root on
-# Debian it installs what is missing of the last two, of valgrind, and of what the Rust tests start
-# (dnsmasq, strace); elsewhere it says what is missing and counts the suites that need it as skipped.
-# Packages go to .venv-* and .node-* in this directory, logs to target/test-logs.
+# Debian it installs what is missing of the last two, of valgrind, and of what tests start (dnsmasq,
+# strace, curl, Chromium); elsewhere it says what is missing and counts the suites that need it as
+# skipped. Packages go to .venv-* and .node-* in this directory, logs to target/test-logs.
 #
 # Ends with one line: N passed, N failed, N skipped. Exits 1 when something failed or did not run;
 # skipped suites count as that when CI=true. Takes about thirteen minutes cold on two cores, six
@@ -28,7 +29,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-ALL_STAGES="check rust budgets epoll denied soak stepflow-0.9 stepflow-0.11 mcp"
+ALL_STAGES="check rust budgets epoll denied soak stepflow-0.9 stepflow-0.11 mcp streams"
 MORE_STAGES="image fuzz slow-clients sanitize"
 # `name:package` of the programs that tests start, by their Debian packages.
 TEST_PROGRAMS=(dnsmasq:dnsmasq-base strace:strace)
@@ -166,9 +167,13 @@ has_venv() {
     python3 -c 'import ensurepip, venv' 2>/dev/null
 }
 
+has_browser() {
+    command -v chromium >/dev/null || command -v google-chrome >/dev/null
+}
+
 install_packages() {
     local missing=() entry
-    if wants rust stepflow-0.9 stepflow-0.11 mcp; then
+    if wants rust stepflow-0.9 stepflow-0.11 mcp streams; then
         has_venv || missing+=(python3 python3-venv)
     fi
     if wants rust epoll denied; then
@@ -179,24 +184,37 @@ install_packages() {
     if wants budgets; then
         command -v valgrind >/dev/null || missing+=(valgrind)
     fi
-    if wants rust mcp; then
+    if wants rust mcp streams; then
         command -v node >/dev/null || missing+=(nodejs)
+    fi
+    if wants rust mcp; then
         command -v npm >/dev/null || missing+=(npm)
     fi
+    if wants streams; then
+        command -v curl >/dev/null || missing+=(curl)
+    fi
     command -v cc >/dev/null || missing+=(gcc libc6-dev)
-    ((${#missing[@]} > 0)) || return 0
+    install_debian "${missing[@]}"
+    # Apart from the others: where it does not exist, they do.
+    if wants streams && ! has_browser; then
+        install_debian chromium
+    fi
+}
+
+install_debian() {
+    (($# > 0)) || return 0
     if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
-        heading "installing ${missing[*]}"
+        heading "installing $*"
         if (apt-get update -qq &&
             DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-                "${missing[@]}") >"$logs/apt.log" 2>&1; then
+                "$@") >"$logs/apt.log" 2>&1; then
             return 0
         fi
         tail -n 20 "$logs/apt.log"
     fi
     heading "missing"
-    echo "not installed, and not installable from here: ${missing[*]}"
-    echo "on Debian: sudo apt-get install ${missing[*]}"
+    echo "not installed, and not installable from here: $*"
+    echo "on Debian: sudo apt-get install $*"
 }
 
 # venv NAME REQUIREMENTS: makes .venv-NAME unless it is there and fits its requirements.
@@ -276,6 +294,27 @@ mcp_suite() {
     done
 }
 
+# Event streams to their real readers.
+streams_suite() {
+    if ! has_venv; then
+        heading streams
+        skip streams "python3 has no venv module (Debian: python3-venv)"
+        return 0
+    fi
+    if ! venv streams tests/streams/requirements.txt >"$logs/streams-venv.log" 2>&1; then
+        heading streams
+        tail -n 20 "$logs/streams-venv.log"
+        skip streams "its Python packages cannot be installed: $logs/streams-venv.log"
+        return 0
+    fi
+    has_browser || skip streams-browser "there is no browser (Debian: chromium)"
+    command -v curl >/dev/null || skip streams-curl "curl is not there"
+    command -v node >/dev/null || skip streams-node "node is not there (Debian: nodejs)"
+    run_tests streams env STEPFLOW_LB_BIN="$(realpath "$target")/release/stepflow-load-balancer" \
+        .venv-streams/bin/python -m pytest tests/streams \
+        -p no:cacheprovider --color=no --durations=5
+}
+
 stepflow_suite() {
     local version=$1 name="stepflow-$1"
     if ! has_venv; then
@@ -318,7 +357,7 @@ install_packages
 if wants check; then
     run check bash scripts/check.sh --quick
 fi
-if wants soak slow-clients stepflow-0.9 stepflow-0.11 mcp; then
+if wants soak slow-clients stepflow-0.9 stepflow-0.11 mcp streams; then
     build "build (release)" cargo build --release --locked
 fi
 if wants rust epoll denied soak; then
@@ -357,6 +396,9 @@ if wants stepflow-0.11; then
 fi
 if wants mcp; then
     mcp_suite
+fi
+if wants streams; then
+    streams_suite
 fi
 if wants image; then
     if [[ $(id -u) == 0 ]]; then

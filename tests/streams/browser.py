@@ -1,0 +1,133 @@
+"""Chromium without a window, told what to do through its DevTools protocol.
+
+Owns the process, its profile and one WebSocket for each tab. Knows no test.
+"""
+
+import contextlib
+import itertools
+import json
+import shutil
+
+import lab
+from websockets.sync.client import connect
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    # It talks to nobody but the balancer.
+    "--no-proxy-server",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.*",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    # A tab that nobody looks at is as quick as another.
+    "--disable-background-timer-throttling",
+    "--disable-backgrounding-occluded-windows",
+    "--disable-renderer-backgrounding",
+]
+
+# What a page may take to notice what has been sent to it.
+NOTICE_S = 30.0
+
+
+class Browser(lab.Process):
+    """A browser with a profile of its own."""
+
+    def __init__(self, name, directory):
+        self._profile = directory / f"{name}-profile"
+        argv = [CHROMIUM, *FLAGS, f"--user-data-dir={self._profile}", "--remote-debugging-port=0"]
+        super().__init__(name, [*argv, "about:blank"], directory, env=lab.clean_environment())
+
+    def wait_ready(self):
+        """Waits until it says on which port it can be told what to do."""
+        announcement = self._profile / "DevToolsActivePort"
+
+        def port():
+            lines = announcement.read_text().splitlines() if announcement.exists() else []
+            return int(lines[0]) if len(lines) == 2 else None
+
+        self._devtools = ("127.0.0.1", self.wait_until("it listens for DevTools", port))
+        return self
+
+    def command(self, method, path):
+        response = lab.request(self._devtools, method, path)
+        assert response.status == 200, response.body
+        return response
+
+    def tab(self, url):
+        """A tab in which this page has been loaded."""
+        return Tab(self, self.command("PUT", "/json/new?about:blank").json(), url)
+
+
+class Tab:
+    """A tab with `page.html` in it."""
+
+    def __init__(self, browser, description, url):
+        self._browser, self._id = browser, description["id"]
+        self._serial = itertools.count(1)
+        self._is_open = True
+        self._entered = contextlib.ExitStack()
+        self._socket = self._entered.enter_context(
+            connect(description["webSocketDebuggerUrl"], max_size=None, proxy=None)
+        )
+        self._call("Page.enable")
+        self._call("Page.navigate", url=url)
+        while self._receive().get("method") != "Page.loadEventFired":
+            pass
+
+    def evaluate(self, expression):
+        """What an expression of JavaScript comes to, once its promise is kept."""
+        answer = self._call(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        )
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def listen(self, path="/events", names=()):
+        """Opens an `EventSource`."""
+        self.evaluate(f"listen({json.dumps(path)}, {json.dumps(list(names))})")
+
+    def next(self):
+        """The next thing that the source notices."""
+        return self.evaluate("next()")
+
+    def next_event(self):
+        noted = self.next()
+        assert noted["kind"] == "event", noted
+        return noted
+
+    def expect(self, kind):
+        noted = self.next()
+        assert noted["kind"] == kind, noted
+        return noted
+
+    def ready_state(self):
+        return self.evaluate("source.readyState")
+
+    def close(self):
+        """Closes it as its user does, unless that was done before."""
+        if self._is_open:
+            self._is_open = False
+            self._browser.command("GET", f"/json/close/{self._id}")
+            self._entered.close()
+
+    def _call(self, method, **params):
+        number = next(self._serial)
+        self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
+        while True:
+            message = self._receive()
+            if message.get("id") == number:
+                assert "error" not in message, message
+                return message["result"]
+
+    def _receive(self):
+        try:
+            return json.loads(self._socket.recv(timeout=NOTICE_S))
+        except TimeoutError:
+            raise lab.Deadline(f"the page noticed nothing within {NOTICE_S} s") from None
