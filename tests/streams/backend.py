@@ -1,8 +1,8 @@
 """A backend that the test plays: it hears of each request and says every octet of the answer.
 
 Owns the listener, its connections and the HTTP/1.1 on them. Health checks and the page for the
-browser are answered by the way; every other request waits in `Backend.next`. Lives in the process of
-the test, so that a test releases an event when its client has the one before, and no clock decides.
+browser are answered by the way; every other request waits in `Backend.next`. Lives in the process
+of the test, so that a test releases an event when its client has the one before it.
 """
 
 import http.client
@@ -20,8 +20,15 @@ import lab
 
 PAGE = Path(__file__).resolve().parent / "page.html"
 
-# What a test waits for a request, or for the end of one. Generous: the cores may be shared.
+# What a test waits for a request. Generous: the cores may be shared.
 PATIENCE_S = 30.0
+# What the balancer may take to tell a backend that its client has left. It takes milliseconds; this
+# is less than any of its timeouts.
+LEAVING_S = 3.0
+
+
+# The head of an event stream.
+HEAD = ("HTTP/1.1 200 OK", "Content-Type: text/event-stream", "Transfer-Encoding: chunked")
 
 
 def event(data, identity=None, name=None):
@@ -46,12 +53,9 @@ class Exchange:
         value = self.headers["last-event-id"]
         return None if value is None else value.encode("iso-8859-1").decode()
 
-    def begin(self, content_type="text/event-stream"):
-        """Sends a head, to be followed by chunks."""
-        self._connection.sendall(
-            f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n"
-            "Transfer-Encoding: chunked\r\n\r\n".encode()
-        )
+    def begin(self, *fields):
+        """Sends the head of an event stream, to be followed by chunks."""
+        self._connection.sendall("\r\n".join([*HEAD, *fields, "", ""]).encode())
         return self
 
     def send(self, octets):
@@ -87,7 +91,7 @@ class Exchange:
         os.close(self._connection.detach())
         self.is_over.set()
 
-    def wait_until_left(self, within_s=PATIENCE_S):
+    def wait_until_left(self, within_s=LEAVING_S):
         """Waits until the other side has closed, and says how long that took."""
         began = time.monotonic()
         self._connection.settimeout(within_s)

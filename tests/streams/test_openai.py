@@ -14,7 +14,8 @@ import pytest
 from backend import PATIENCE_S
 
 TOKENS = ["Ein", " gro", "ßes", " 語", "🌊", " e\u0301", "\n\n", " data: [DONE]", " – Ende"]
-QUESTION = {"model": "played", "messages": [{"role": "user", "content": "Größe? 🌊"}], "stream": True}
+MESSAGES = [{"role": "user", "content": "Größe? 🌊"}]
+QUESTION = {"model": "played", "messages": MESSAGES, "stream": True}
 
 
 def token(text, finish=None):
