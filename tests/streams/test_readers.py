@@ -80,7 +80,8 @@ def test_fetch_reads_each_event_before_the_next_one_is_sent_and_knows_an_end_fro
         stream.send_octet_by_octet(event(f"{n} é語🌊"))
         wait_until_said(client, {"event": f"data: {n} é語🌊"})
     getattr(stream, ending)()
-    wait_until_said(client, FETCH_ENDS[ending])
+    assert client.process.wait(30) == 0
+    assert said(client)[-1] == FETCH_ENDS[ending]
 
 
 @pytest.mark.node
