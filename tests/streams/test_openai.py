@@ -11,7 +11,7 @@ import httpx2
 import lab as processes
 import openai
 import pytest
-from backend import PATIENCE_S
+from backend import PATIENCE_S, next_of
 
 TOKENS = ["Ein", " gro", "ßes", " 語", "🌊", " e\u0301", "\n\n", " data: [DONE]", " – Ende"]
 MESSAGES = [{"role": "user", "content": "Größe? 🌊"}]
@@ -38,7 +38,7 @@ def text_of(chunk):
 class Conversation:
     """A client that has asked, and the server's side of the answer."""
 
-    def __init__(self, backend, balancer):
+    def __init__(self, backends, balancer):
         self.balancer = balancer
         self._client = openai.OpenAI(
             base_url=f"{balancer.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE_S
@@ -46,7 +46,7 @@ class Conversation:
         # The client waits for the head of the answer, which is ours to send.
         with ThreadPoolExecutor(1) as pool:
             asking = pool.submit(self._client.chat.completions.create, **QUESTION)
-            self.request = backend.next()
+            _, self.request = next_of(backends)
             self.answer = self.request.begin()
             self.chunks = asking.result(PATIENCE_S)
 
@@ -65,7 +65,7 @@ class Conversation:
 @pytest.fixture
 def conversation(lab):
     backend = lab.backend()
-    conversation = Conversation(backend, lab.balancer([backend]))
+    conversation = Conversation([backend], lab.balancer([backend]))
     yield conversation
     conversation.close()
 
@@ -139,9 +139,14 @@ def test_an_openai_client_that_is_cancelled_frees_its_server(lab):
 
 
 @pytest.mark.parametrize("ending", ["cut", "reset"])
-def test_an_answer_that_was_cut_is_an_error_to_the_openai_client(conversation, ending):
-    conversation.answer.send(token("one"))
+def test_an_answer_that_was_cut_is_an_error_to_the_openai_client(lab, ending):
+    backends = lab.backends(2)
+    conversation = Conversation(backends, lab.balancer(backends, STEPFLOW_LB_STREAM_RESUME="on"))
+    conversation.answer.send(b"id: 1\n" + token("one"))
     assert conversation.next_text() == "one"
     getattr(conversation.answer, ending)()
     with pytest.raises((httpx2.TransportError, openai.APIError)):
         conversation.next_text()
+    # It was asked once: whoever answers does so anew, and at a cost.
+    assert all(backend.has_none() for backend in backends)
+    conversation.close()
