@@ -20,6 +20,9 @@ import lab
 
 PAGE = Path(__file__).resolve().parent / "page.html"
 
+# What a stream says whose client shall not wait long before it comes back.
+QUICK_RETRY = b"retry: 20\n\n"
+
 # What a test waits for a request. Generous: the cores may be shared.
 PATIENCE_S = 30.0
 # What the balancer may take to tell a backend that its client has left. It takes milliseconds; this

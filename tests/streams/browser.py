@@ -32,8 +32,21 @@ FLAGS = [
     "--disable-renderer-backgrounding",
 ]
 
+# `EventSource.readyState`.
+CONNECTING, CLOSED = 0, 2
+
+# What Chromium waits before it comes back, unless the stream has said something else.
+DEFAULT_RETRY_MS = 3000
+# How late a page may hear of the end of its stream.
+LATE_MS = 200
+
 # What a page may take to notice what has been sent to it.
 NOTICE_S = 30.0
+
+
+def heeds(waited_ms, retry_ms):
+    """Whether a browser that waited so long has heeded that `retry`, and not its own default."""
+    return retry_ms - LATE_MS <= waited_ms < DEFAULT_RETRY_MS
 
 
 class Browser(lab.Process):
@@ -76,6 +89,9 @@ class Tab:
         self._socket = self._entered.enter_context(
             connect(description["webSocketDebuggerUrl"], max_size=None, proxy=None)
         )
+        # Of everything that it has loaded, in octets without the framing of HTTP.
+        self.octets_received = 0
+        self._call("Network.enable")
         self._call("Page.enable")
         self._call("Page.navigate", url=url)
         while self._receive().get("method") != "Page.loadEventFired":
@@ -107,8 +123,16 @@ class Tab:
         assert noted["kind"] == kind, noted
         return noted
 
-    def ready_state(self):
-        return self.evaluate("source.readyState")
+    def expect_return(self):
+        """The stream has ended and the source comes back by itself: how long it waited, in ms."""
+        left = self.expect("error")
+        assert left["state"] == CONNECTING, left
+        return self.expect("open")["at"] - left["at"]
+
+    def wait_until_received(self, octets):
+        """Waits until so many octets have come, whatever the source makes of them."""
+        while self.octets_received < octets:
+            self._receive()
 
     def close(self):
         """Closes it as its user does, unless that was done before."""
@@ -128,6 +152,9 @@ class Tab:
 
     def _receive(self):
         try:
-            return json.loads(self._socket.recv(timeout=NOTICE_S))
+            message = json.loads(self._socket.recv(timeout=NOTICE_S))
         except TimeoutError:
             raise lab.Deadline(f"the page noticed nothing within {NOTICE_S} s") from None
+        if message.get("method") == "Network.dataReceived":
+            self.octets_received += message["params"]["dataLength"]
+        return message

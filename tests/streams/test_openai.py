@@ -46,7 +46,7 @@ class Conversation:
         # The client waits for the head of the answer, which is ours to send.
         with ThreadPoolExecutor(1) as pool:
             asking = pool.submit(self._client.chat.completions.create, **QUESTION)
-            _, self.request = next_of(backends)
+            self.backend, self.request = next_of(backends)
             self.answer = self.request.begin()
             self.chunks = asking.result(PATIENCE_S)
 

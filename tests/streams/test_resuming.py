@@ -1,7 +1,7 @@
 """Streams that outlive their backend, as a browser sees it: not at all."""
 
 import pytest
-from backend import event, next_of
+from backend import QUICK_RETRY, event, next_of
 
 pytestmark = pytest.mark.browser
 
@@ -84,7 +84,7 @@ def test_a_resumed_stream_goes_on_from_the_id_that_the_browser_would_have_sent(l
         assert balancer.metrics().sum("stepflow_lb_streams_continued_total") == number + 1
         # Now it is the browser that asks.
         stream = request.begin()
-        stream.send(b"retry: 20\n\n")
+        stream.send(QUICK_RETRY)
         stream.end()
         _, request = next_of(backends)
         assert request.last_event_id == identity, f"the browser: {case}"

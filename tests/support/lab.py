@@ -231,6 +231,15 @@ class Balancer(Process):
         self.wait_until(f"{healthy} healthy backends", enough, within_s)
         return self
 
+    def admin(self, method, path):
+        """An admin call, at the port that it chose for them."""
+
+        def announcement():
+            return re.search(r"Admin calls available on http://([\d.]+):(\d+)/", self.log())
+
+        host, port = self.wait_until("it serves admin calls", announcement).groups()
+        return request((host, int(port)), method, path)
+
     def metrics(self):
         response = request(self.metrics_address, "GET", "/metrics")
         assert response.status == 200
@@ -268,12 +277,12 @@ class Lab:
     def _host(self):
         return f"{self.network}.{next(self._hosts)}"
 
-    def balancer(self, backends, launcher=(), later=(), **options):
+    def balancer(self, backends, launcher=(), later=(), address=None, **options):
         """Starts the balancer in front of these backends and waits until it has found them all.
-        Nobody listens yet at the addresses `later`."""
+        Nobody listens yet at the addresses `later`; nobody listens any more at `address`."""
         upstream = ",".join([backend.label for backend in backends] + [joined(at) for at in later])
-        host = self._host()
-        address, metrics = free_addresses(host, 2)
+        free, metrics = free_addresses(self._host(), 2)
+        address = address or free
         name = f"balancer-{next(Lab._serial)}"
         options.setdefault("STEPFLOW_LB_WORKERS", 2)
         # Nobody needs time to notice that it is going.
