@@ -13,7 +13,7 @@ use std::{
 
 use super::{Worker, alarm::Alarm, buffer::Size, crowd::Ticket, http::Request};
 use crate::{
-    exchange::{Failure, RequestPlan, Timer, head_falls_behind},
+    exchange::{Failure, RequestPlan, Tick, Timer, head_falls_behind},
     http1::{HeadScan, LeadingLine},
     model::{Phase, Trust},
     sys::{Duplex, Peek, Readiness},
@@ -23,8 +23,9 @@ use crate::{
 /// that uploads at full speed sends megabytes before it looks at the answer.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How long a connection that has asked for nothing may wait for its first request once the process
-/// drains.
+/// How long, from its beginning, a connection that has asked for nothing may wait for its first
+/// request once the process drains. Browsers keep connections in reserve that they have not used:
+/// one that is older closes at once, or a stream that is sent elsewhere would come back by it.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// One client connection between and during exchanges.
@@ -50,6 +51,8 @@ pub(super) struct Client<'a> {
     /// Nothing more is to be learnt by watching: octets lie unread, or the end has been seen.
     watch_is_over: bool,
     requests: u64,
+    /// When it came.
+    begun: Tick,
     /// Its place in the crowd, while a head is incomplete.
     ticket: Option<Ticket>,
     /// The connection is coming to its end by a deadline of its own.
@@ -111,6 +114,7 @@ impl<'a> Client<'a> {
             half_closed: false,
             watch_is_over: false,
             requests: 0,
+            begun: alarm.now(),
             ticket: None,
             is_closing: false,
         }
@@ -248,7 +252,7 @@ impl<'a> Client<'a> {
     }
 
     async fn wait_for_octets(&mut self) -> Option<Received> {
-        let Self { arrivals, alarm, connection, worker, ticket, .. } = self;
+        let Self { arrivals, alarm, connection, worker, ticket, begun, .. } = self;
         let (is_idle, is_new) = (self.inbox.is_empty(), self.requests == 0);
         let is_closing = &mut self.is_closing;
         poll_fn(|cx| {
@@ -269,7 +273,7 @@ impl<'a> Client<'a> {
                 }
                 // Whoever has just connected came with a request, which may be on its way.
                 *is_closing = true;
-                alarm.set(Timer::RequestHead, LAST_CALL);
+                alarm.set_since(*begun, Timer::RequestHead, LAST_CALL);
             }
             alarm.poll_expired(cx).map(|timer| Some(Received::Expired(timer)))
         })

@@ -17,6 +17,9 @@ const STREAM: &str =
 const ASK: &str = "POST /events HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\
                    Content-Length: 0\r\n\r\n";
 
+/// How long, from its beginning, a connection is waited for that has asked for nothing.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
 /// A process in front of this backend, ready.
 fn process(backend: &Backend, options: &[(&str, &str)]) -> Process {
     let mut command = before(command(), &[backend]);
@@ -130,6 +133,19 @@ fn connections_in_the_accept_queue_are_served_before_the_end() {
     for client in &mut clients {
         assert_eq!(client.response().text(), "ok");
     }
+    assert_eq!(balancer.wait(), ExitReason::Drained);
+}
+
+#[test]
+fn a_connection_in_reserve_is_closed_when_the_process_drains() {
+    let backend = Backend::fine();
+    let balancer = Balancer::before(&[&backend]).with("drain_grace", "0s").start();
+    let mut reserve = balancer.connect();
+    reserve.expect_silence(LAST_CALL + Duration::from_millis(200));
+    let began = Instant::now();
+    balancer.shut_down();
+    assert_eq!(reserve.expect_end(), End::Closed);
+    assert!(began.elapsed() < LAST_CALL, "{:?}", began.elapsed());
     assert_eq!(balancer.wait(), ExitReason::Drained);
 }
 
