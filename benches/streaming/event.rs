@@ -1,0 +1,186 @@
+//! Pure: the events of a stream, which follow from what its client has ordered.
+
+use std::time::Duration;
+
+/// Digits of the time stamp in each event.
+const STAMP_DIGITS: usize = 20;
+
+/// What payloads are made of: 64 characters of one to four octets. No line ends, which would be
+/// another field.
+const ALPHABET: [char; 64] = [
+    'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j', 'k', 'l', 'm', 'n', 'o', 'p', 'q', 'r', 's',
+    't', 'u', 'v', 'w', 'x', 'y', 'z', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B',
+    'C', 'D', 'E', 'F', 'G', 'H', 'I', 'J', 'K', 'L', 'M', 'N', '{', '}', '"', ':', ',', '.', ' ',
+    '-', '/', '\\', 'é', 'ß', '€', '𝄞',
+];
+
+/// How the end of a stream is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// With a last chunk.
+    Chunked,
+    /// By closing the connection.
+    Close,
+}
+
+/// A stream as its client orders it, in the target of its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Order {
+    /// Its number.
+    pub(crate) stream: u64,
+    /// With the number, what its events hold.
+    pub(crate) seed: u64,
+    /// From one event to the next. Zero is as fast as they are taken.
+    pub(crate) period: Duration,
+    /// How many there are; `u64::MAX` is without end.
+    pub(crate) events: u64,
+    /// Characters in the payload of an event on average: each has from half to one and a half times
+    /// as many.
+    pub(crate) size: usize,
+    /// How the backend tells the end.
+    pub(crate) framing: Framing,
+    /// When the stream began, in nanoseconds since 1970: events that were due since then are sent at
+    /// once. 0 is when the backend gets the request.
+    pub(crate) since_ns: u64,
+}
+
+/// Why octets are not the event that was expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unexpected;
+
+impl Order {
+    /// The target of a request for it.
+    pub(crate) fn target(&self) -> String {
+        let Self { stream, seed, events, size, since_ns, .. } = *self;
+        let period = self.period.as_micros();
+        let framing = match self.framing {
+            Framing::Chunked => "chunked",
+            Framing::Close => "close",
+        };
+        format!(
+            "/events/{stream}?seed={seed}&period_us={period}&events={events}&size={size}\
+             &framing={framing}&since_ns={since_ns}"
+        )
+    }
+
+    /// What a target orders, if it is one of ours.
+    pub(crate) fn from_target(target: &str) -> Option<Self> {
+        let (stream, query) = target.strip_prefix("/events/")?.split_once('?')?;
+        let value =
+            |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+        let number = |key: &str| value(key)?.parse::<u64>().ok();
+        Some(Self {
+            stream: stream.parse().ok()?,
+            seed: number("seed")?,
+            period: Duration::from_micros(number("period_us")?),
+            events: number("events")?,
+            size: usize::try_from(number("size")?).ok()?,
+            framing: match value("framing")? {
+                "chunked" => Framing::Chunked,
+                "close" => Framing::Close,
+                _ => return None,
+            },
+            since_ns: number("since_ns")?,
+        })
+    }
+
+    /// When an event is due, for a stream that began at `since_ns`. Streams that began together
+    /// take turns within the period.
+    pub(crate) fn due_ns(&self, since_ns: u64, event: u64) -> u64 {
+        let period = u64::try_from(self.period.as_nanos()).unwrap_or(u64::MAX);
+        // Multiples of the golden ratio fill the period evenly, however many streams there are.
+        let share = self.stream.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        let phase = (u128::from(period) * u128::from(share)) >> 32;
+        let phase = u64::try_from(phase).expect("a part of the period");
+        since_ns.saturating_add(phase).saturating_add(event.saturating_mul(period))
+    }
+
+    /// Appends an event, with the time at which it is sent.
+    pub(crate) fn write(&self, event: u64, sent_ns: u64, out: &mut Vec<u8>) {
+        let mut digits = [b'0'; STAMP_DIGITS];
+        let mut rest = sent_ns;
+        for digit in digits.iter_mut().rev() {
+            *digit += u8::try_from(rest % 10).expect("a digit");
+            rest /= 10;
+        }
+        self.write_stamped(event, &digits, out);
+    }
+
+    fn write_stamped(&self, event: u64, stamp: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(b"id: ");
+        write_number(event, out);
+        out.extend_from_slice(b"\ndata: ");
+        out.extend_from_slice(stamp);
+        out.push(b' ');
+        let mut random = Random(self.seed ^ self.stream.rotate_left(40) ^ event.rotate_left(20));
+        let spread = u64::try_from(self.size).expect("a usize is no longer") + 1;
+        let mut left = self.size / 2
+            + usize::try_from(random.next() % spread).expect("no more than there were");
+        let two_lines = random.next().is_multiple_of(4);
+        while left > 0 {
+            let mut word = random.next();
+            for _ in 0..left.min(10) {
+                let c = ALPHABET[usize::try_from(word % 64).expect("below 64")];
+                word >>= 6;
+                out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+            }
+            left -= left.min(10);
+        }
+        if two_lines {
+            out.extend_from_slice(b"\ndata: and another line");
+        }
+        out.extend_from_slice(b"\n\n");
+    }
+
+    /// When these octets were sent, if they are this event and nothing else.
+    ///
+    /// # Errors
+    /// They are not.
+    pub(crate) fn check(
+        &self,
+        event: u64,
+        octets: &[u8],
+        scratch: &mut Vec<u8>,
+    ) -> Result<u64, Unexpected> {
+        let stamp = octets.split(|octet| *octet == b'\n').nth(1).ok_or(Unexpected)?;
+        let stamp = stamp.get(6..6 + STAMP_DIGITS).ok_or(Unexpected)?;
+        scratch.clear();
+        self.write_stamped(event, stamp, scratch);
+        if scratch != octets {
+            return Err(Unexpected);
+        }
+        let stamp = std::str::from_utf8(stamp).map_err(|_| Unexpected)?;
+        stamp.parse().map_err(|_| Unexpected)
+    }
+}
+
+/// Appends a number in decimal digits, without formatting.
+fn write_number(mut number: u64, out: &mut Vec<u8>) {
+    let at = out.len();
+    loop {
+        out.push(b'0' + u8::try_from(number % 10).expect("a digit"));
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out[at..].reverse();
+}
+
+/// SplitMix64: the same numbers for the same seed, everywhere.
+#[derive(Clone, Debug)]
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// From 0 to below `end`.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}
