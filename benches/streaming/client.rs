@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 use super::{
@@ -108,8 +108,31 @@ impl Visit {
         method: Method,
         position: &Position,
     ) -> Result<Self, Trouble> {
-        let mut stream = TcpStream::connect(address).await.map_err(Trouble::Connect)?;
-        stream.set_nodelay(true).map_err(Trouble::Broken)?;
+        Self::begin_with(address, method, position, None).await
+    }
+
+    /// The same, and the kernel holds about so many octets for a client that does not read.
+    ///
+    /// # Errors
+    /// As above.
+    pub(crate) async fn begin_with(
+        address: SocketAddr,
+        method: Method,
+        position: &Position,
+        receive_buffer: Option<u32>,
+    ) -> Result<Self, Trouble> {
+        let connecting = async {
+            let v4 = address.is_ipv4();
+            let socket = if v4 { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            if let Some(octets) = receive_buffer {
+                // Before it connects, or the window has been offered already.
+                socket.set_recv_buffer_size(octets)?;
+            }
+            let stream = socket.connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok(stream)
+        };
+        let mut stream: TcpStream = connecting.await.map_err(Trouble::Connect)?;
         let request = request(address, method, position);
         stream.write_all(request.as_bytes()).await.map_err(Trouble::Broken)?;
         Ok(Self { stream, reader: Reader::new() })
