@@ -15,6 +15,7 @@
 
 mod lab;
 mod mixture;
+mod rehearsal;
 mod stalled;
 #[allow(dead_code, reason = "the driver measures with the rest of it")]
 #[path = "../../benches/streaming/mod.rs"]
