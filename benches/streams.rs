@@ -8,7 +8,7 @@
 //! 0, and serves until it is killed. What to send it learns from each request; `GET /health` is
 //! answered with 200.
 //! The second form opens N streams (1000) at R events a second each (10; 0 is silence), of SIZE
-//! characters on average (100), waits until all have begun and for `--warmup` seconds (1) more, and
+//! octets on average (100), waits until all have begun and for `--warmup` seconds (1) more, and
 //! measures for S seconds (10). It prints one line of JSON; the latency of an event is from just
 //! before the backend's write to just behind the client's read. With `--pid` it looks at that
 //! process and its descendants as well: their processor time for each event, and their memory before
@@ -135,7 +135,10 @@ fn main() -> ExitCode {
                 let listener = source::listen(address)?;
                 load.target = listener.local_addr()?;
                 println!("listening on {}", load.target);
-                serving.push(spawn_local(source::serve(listener, Arc::new(Ledger::default()), "")));
+                serving.push(spawn_local(async move {
+                    let name = format!("streams-{}", load.target.port());
+                    source::serve(listener, Arc::new(Ledger::default()), &name).await;
+                }));
             }
             if is_sample || serving.is_empty() {
                 return drive(load).await;

@@ -1,9 +1,26 @@
 //! Pure: the events of a stream, which follow from what its client has ordered.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 /// Digits of the time stamp in each event.
 const STAMP_DIGITS: usize = 20;
+
+/// Longest average payload that can be ordered, in octets.
+const SIZE_MAX: usize = 32 * 1024;
+
+/// What payloads are cut out of, because making each of them up would cost more than sending it.
+static NOISE: LazyLock<String> = LazyLock::new(|| {
+    let mut random = Random(1);
+    let mut noise = String::new();
+    while noise.len() < PLACES + 2 * SIZE_MAX {
+        let index = usize::try_from(random.below(64)).expect("below 64");
+        noise.push(ALPHABET[index]);
+    }
+    noise
+});
+
+/// Places of [`NOISE`] where a payload may begin.
+const PLACES: usize = 64 * 1024;
 
 /// What payloads are made of: 64 characters of one to four octets. No line ends, which would be
 /// another field.
@@ -34,8 +51,8 @@ pub(crate) struct Order {
     pub(crate) period: Duration,
     /// How many there are; `u64::MAX` is without end.
     pub(crate) events: u64,
-    /// Characters in the payload of an event on average: each has from half to one and a half times
-    /// as many.
+    /// Octets in the payload of an event on average: each has from half to one and a half times as
+    /// many.
     pub(crate) size: usize,
     /// How the backend tells the end.
     pub(crate) framing: Framing,
@@ -69,12 +86,13 @@ impl Order {
         let value =
             |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
         let number = |key: &str| value(key)?.parse::<u64>().ok();
+        let size = usize::try_from(number("size")?).ok().filter(|size| *size <= SIZE_MAX)?;
         Some(Self {
             stream: stream.parse().ok()?,
             seed: number("seed")?,
             period: Duration::from_micros(number("period_us")?),
             events: number("events")?,
-            size: usize::try_from(number("size")?).ok()?,
+            size,
             framing: match value("framing")? {
                 "chunked" => Framing::Chunked,
                 "close" => Framing::Close,
@@ -112,20 +130,17 @@ impl Order {
         out.extend_from_slice(b"\ndata: ");
         out.extend_from_slice(stamp);
         out.push(b' ');
+        write_number(self.stream, out);
+        out.push(b' ');
         let mut random = Random(self.seed ^ self.stream.rotate_left(40) ^ event.rotate_left(20));
-        let spread = u64::try_from(self.size).expect("a usize is no longer") + 1;
-        let mut left = self.size / 2
-            + usize::try_from(random.next() % spread).expect("no more than there were");
-        let two_lines = random.next().is_multiple_of(4);
-        while left > 0 {
-            let mut word = random.next();
-            for _ in 0..left.min(10) {
-                let c = ALPHABET[usize::try_from(word % 64).expect("below 64")];
-                word >>= 6;
-                out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
-            }
-            left -= left.min(10);
-        }
+        let mut draw = |below: usize| {
+            let below = u64::try_from(below).expect("a usize is no longer");
+            usize::try_from(random.below(below)).expect("no more than there were")
+        };
+        let from = NOISE.ceil_char_boundary(draw(PLACES));
+        let to = NOISE.ceil_char_boundary(from + self.size / 2 + draw(self.size + 1));
+        out.extend_from_slice(&NOISE.as_bytes()[from..to]);
+        let two_lines = draw(4) == 0;
         if two_lines {
             out.extend_from_slice(b"\ndata: and another line");
         }

@@ -60,7 +60,7 @@ async fn stall(lab: &Lab, seed: u64, streams: u64) -> Vec<(Visit, Position)> {
             Visit::begin_with(lab.balancer.address, method, &position, Some(RECEIVE_BUFFER)).await;
         stalled.push((visit.expect("the balancer accepts"), position));
     }
-    until("the backends have them all", PATIENCE, || lab.open() == streams).await;
+    until("the backends have them all", 6 * PATIENCE, || lab.open() == streams).await;
     stalled
 }
 
