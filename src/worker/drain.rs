@@ -2,8 +2,8 @@
 //!
 //! Nobody is told anything while nothing drains: a tick looks at the phase and at one flag of the
 //! table. While something does, it looks at every entry of [`super::streams`], asks [`verdict`],
-//! and rings whose turn it is; one bucket for all workers says how many that are. Ages are deadlines
-//! of the connections themselves.
+//! and rings whose turn it is; one bucket for all workers says how many that are. Ages are
+//! deadlines of the connections themselves.
 //!
 //! Does not own: how a stream is ended, which is [`super::relay`]'s business.
 
