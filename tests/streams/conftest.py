@@ -27,6 +27,14 @@ PROGRAMS = {
 def pytest_configure(config):
     for marker, (program, _) in PROGRAMS.items():
         config.addinivalue_line("markers", f"{marker}: needs {program}")
+    config.addinivalue_line("markers", "every_driver: runs with io_uring and with epoll")
+
+
+def pytest_generate_tests(metafunc):
+    if "lab" in metafunc.fixturenames:
+        is_for_both = metafunc.definition.get_closest_marker("every_driver")
+        drivers = ["auto", "epoll"] if is_for_both else ["auto"]
+        metafunc.parametrize("lab", drivers, indirect=True)
 
 
 def pytest_report_header(config):
@@ -42,9 +50,9 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason=f"{program} is not there"))
 
 
-@pytest.fixture(params=["auto", "epoll"])
+@pytest.fixture
 def lab(tmp_path, request):
-    """Backends, balancers and clients of one test, with each I/O driver."""
+    """Backends, balancers and clients of one test, with one I/O driver."""
     lab = harness.Lab(tmp_path, request.param)
     yield lab
     lab.close()

@@ -51,6 +51,7 @@ def opened(lab, tab_of):
     return backend, tab, stream
 
 
+@pytest.mark.every_driver
 @pytest.mark.parametrize("pieces", ["whole", "octets"])
 def test_a_browser_notices_each_event_before_the_next_one_is_sent(opened, pieces):
     _, tab, stream = opened
@@ -94,6 +95,7 @@ def test_a_browser_comes_back_after_the_retry_that_the_stream_named(opened, retr
     assert heeds(waited_ms, retry_ms)
 
 
+@pytest.mark.every_driver
 @pytest.mark.parametrize("ending", ["end", "cut", "reset"])
 def test_a_browser_comes_back_with_the_id_of_the_last_whole_event(opened, ending):
     backend, tab, stream = opened
@@ -139,6 +141,7 @@ def test_a_browser_that_is_answered_204_does_not_come_back(opened):
     assert tab.expect("error")["state"] == CLOSED
 
 
+@pytest.mark.every_driver
 @pytest.mark.parametrize("when", ["before the first event", "after an event"])
 @pytest.mark.parametrize("manner", ["source", "page", "tab"])
 def test_a_user_who_leaves_a_silent_stream_is_noticed_by_the_backend(opened, manner, when):

@@ -36,6 +36,7 @@ def test_a_browser_notices_no_heartbeat_and_every_event_between_them(lab, tab_of
     tab.expect_return()
 
 
+@pytest.mark.every_driver
 def test_the_openai_client_notices_no_heartbeat_and_every_token_between_them(lab):
     backend = lab.backend()
     conversation = Conversation([backend], lab.balancer([backend], **QUICK))

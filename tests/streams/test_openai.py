@@ -70,6 +70,7 @@ def conversation(lab):
     conversation.close()
 
 
+@pytest.mark.every_driver
 @pytest.mark.parametrize("pieces", ["whole", "octets"])
 def test_the_openai_client_gets_each_token_before_the_next_one_is_sent(conversation, pieces):
     request, answer = conversation.request, conversation.answer
@@ -102,6 +103,7 @@ def test_an_openai_client_that_leaves_behind_the_last_token_is_no_failure(conver
     assert metrics.sum("stepflow_lb_event_streams_open") == 0
 
 
+@pytest.mark.every_driver
 @pytest.mark.parametrize("when", ["before the first token", "after a token"])
 def test_an_openai_client_that_stops_early_frees_its_server(conversation, when):
     if when == "after a token":
@@ -112,6 +114,7 @@ def test_an_openai_client_that_stops_early_frees_its_server(conversation, when):
     conversation.answer.wait_until_left()
 
 
+@pytest.mark.every_driver
 def test_an_openai_client_that_is_cancelled_frees_its_server(lab):
     backend = lab.backend()
     balancer = lab.balancer([backend])
@@ -138,6 +141,7 @@ def test_an_openai_client_that_is_cancelled_frees_its_server(lab):
     asyncio.run(asyncio.wait_for(change_ones_mind(), PATIENCE_S))
 
 
+@pytest.mark.every_driver
 @pytest.mark.parametrize("ending", ["cut", "reset"])
 def test_an_answer_that_was_cut_is_an_error_to_the_openai_client(lab, ending):
     backends = lab.backends(2)

@@ -47,6 +47,7 @@ def wait_until_said(client, what):
     client.wait_until(f"it said {what}", lambda: said(client)[-1:] == [what])
 
 
+@pytest.mark.every_driver
 @pytest.mark.curl
 @pytest.mark.parametrize("ending", CURL_ENDS)
 def test_curl_shows_each_event_before_the_next_one_is_sent_and_knows_an_end_from_a_cut(lab, ending):
@@ -60,6 +61,7 @@ def test_curl_shows_each_event_before_the_next_one_is_sent_and_knows_an_end_from
     assert client.process.wait(30) == CURL_ENDS[ending]
 
 
+@pytest.mark.every_driver
 @pytest.mark.curl
 def test_a_curl_that_is_killed_ends_its_silent_stream_at_the_backend(lab):
     client, stream = curl(lab)
@@ -69,6 +71,7 @@ def test_a_curl_that_is_killed_ends_its_silent_stream_at_the_backend(lab):
     stream.wait_until_left()
 
 
+@pytest.mark.every_driver
 @pytest.mark.node
 @pytest.mark.parametrize("ending", FETCH_ENDS)
 def test_fetch_reads_each_event_before_the_next_one_is_sent_and_knows_an_end_from_a_cut(
@@ -84,6 +87,7 @@ def test_fetch_reads_each_event_before_the_next_one_is_sent_and_knows_an_end_fro
     assert said(client)[-1] == FETCH_ENDS[ending]
 
 
+@pytest.mark.every_driver
 @pytest.mark.node
 @pytest.mark.parametrize("manner", ["cancel", "abort"])
 def test_a_fetch_that_is_given_up_ends_its_silent_stream_at_the_backend(lab, manner):

@@ -35,6 +35,7 @@ def open_stream(tab, backends):
     return backend, stream
 
 
+@pytest.mark.every_driver
 def test_a_browser_whose_backend_dies_before_the_first_event_notices_nothing(lab, tab_of):
     backends = lab.backends(2)
     tab = tab_of(lab.balancer(backends))
@@ -47,6 +48,7 @@ def test_a_browser_whose_backend_dies_before_the_first_event_notices_nothing(lab
     assert tab.next_event()["data"] == "one"
 
 
+@pytest.mark.every_driver
 def test_a_browser_whose_stream_is_resumed_notices_nothing_of_two_deaths(lab, tab_of):
     backends = lab.backends(3)
     balancer = lab.balancer(backends, **RESUME)
