@@ -36,6 +36,9 @@ for argument in "$@"; do
     esac
 done
 
+# Before the installing and building, which take minutes.
+python3 scripts/bench --check-arguments "$@"
+
 skip() {
     printf '\nSKIPPED: %s\n\n' "$*" >&2
 }

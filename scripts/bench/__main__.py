@@ -31,6 +31,8 @@ QUIET_CPUS = 0.1
 
 def main() -> int:
     arguments = parse()
+    if arguments.check_arguments:
+        return 0
     # Whoever ends us wants the processes to end, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     directory = Path(tempfile.mkdtemp(prefix="stepflow-lb-bench-"))
@@ -57,22 +59,28 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     keys = [scenario.key for scenario in SCENARIOS]
-    parser = argparse.ArgumentParser(prog="scripts/bench.sh", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/bench.sh", description="--help says more")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", action="append", choices=keys, metavar="SCENARIO")
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--rounds", type=at_least_one)
+    parser.add_argument("--seconds", type=at_least_one)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--check-arguments", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     is_quick = arguments.quick
     arguments.rounds = arguments.rounds or (2 if is_quick else 5)
-    arguments.seconds = arguments.seconds or (2.0 if is_quick else 5.0)
-    if arguments.rounds < 1 or arguments.seconds < 1.0:
-        parser.error("--rounds and --seconds: at least 1")
+    arguments.seconds = arguments.seconds or (2 if is_quick else 5)
     # Only a whole run may replace the figures of the documentation without being told to.
     is_whole = not is_quick and not arguments.only
     arguments.out = arguments.out or Path("docs" if is_whole else "target/bench")
     return arguments
+
+
+def at_least_one(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: at least 1 is wanted")
+    return value
 
 
 def measure(arguments: argparse.Namespace, children: Children) -> tuple[Samples, report.Facts]:
