@@ -20,7 +20,7 @@ from processes import BenchError, Children
 from proxies import all_kinds
 from samples import Samples
 from scenarios import QUICK, SCENARIOS
-from stage import Scenario, Stage, Tools
+from stage import Entry, Scenario, Stage, Tools
 
 QUICK_KINDS = ("ours", "nginx")
 # A second before each measurement that is not counted: pools fill, caches and allocators warm up.
@@ -126,11 +126,14 @@ def rounds(stage: Stage, scenarios: Sequence[Scenario], count: int) -> Samples:
     """Round by round over all scenarios, and in each from proxy to proxy: what disturbs for a while
     disturbs all of them. Who comes first changes."""
     samples = Samples()
-    prepared = [(scenario, scenario.prepare(stage)) for scenario in scenarios]
-    for scenario, entries in prepared:
+    prepared: list[tuple[Scenario, list[Entry]]] = []
+    for scenario in scenarios:
+        entries = scenario.prepare(stage)
+        prepared.append((scenario, entries))
         if not entries:
             print(f"SKIPPED: {scenario.title}: see above, or the notes below", file=sys.stderr)
         if scenario.needs_warm_up:
+            print(f"warm-up  {scenario.key}", flush=True)
             stage.seconds, seconds = WARM_UP_S, stage.seconds
             for entry in entries:
                 entry.measure()
