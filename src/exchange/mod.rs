@@ -5,9 +5,9 @@
 //! means for both sides ([`plan_response`]), which fields go on ([`write_request`],
 //! [`write_response`]), what may be tried again ([`may_retry`]), which connections live on
 //! ([`conclude`]), who is ended when something drains ([`verdict`]) and at what pace ([`Pace`]),
-//! which requests introduce an orchestrator ([`HandshakeReader`]), and the one
-//! vocabulary of failure ([`Failure`]). Does not own: syntax ([`crate::http1`]), the choice of a
-//! backend, sockets.
+//! which requests introduce an orchestrator ([`HandshakeReader`]), how a stream ended
+//! ([`StreamEnd`]), and the one vocabulary of failure ([`Failure`]). Does not own: syntax
+//! ([`crate::http1`]), the choice of a backend, sockets.
 //!
 //! Invariants
 //! - Nothing is retried after a response octet went downstream, but for an event stream that goes
@@ -30,6 +30,7 @@ mod plan;
 mod resume;
 mod retry;
 mod reuse;
+mod stream_end;
 #[cfg(test)]
 mod tests;
 
@@ -54,3 +55,4 @@ pub use plan::{
 pub use resume::{Broken, Continue, ask_from, may_continue};
 pub use retry::{Attempt, Retry, Sent, may_retry};
 pub use reuse::{CloseReason, Conclusion, ExchangeEnd, Fate, conclude};
+pub use stream_end::StreamEnd;

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use super::{Counter, Gauge, OutcomeCell, OutcomeReading, PeakLatency, Series};
+use super::{Counter, Gauge, OutcomeCell, OutcomeReading, PeakLatency, Series, StreamSeries};
 
 /// The counts of one backend.
 ///
@@ -60,6 +60,8 @@ pub struct BackendCell {
     // Allocated with the first finished exchange: a backend that a worker never uses costs one
     // cell.
     series: OnceLock<Box<Series>>,
+    // Likewise, with the first event stream.
+    streams: OnceLock<Box<StreamSeries>>,
 }
 
 impl BackendStats {
@@ -186,6 +188,11 @@ impl BackendStats {
     pub fn series(&self) -> impl Iterator<Item = &Series> {
         self.cells.iter().filter_map(|cell| cell.series.get()).map(|series| &**series)
     }
+
+    /// The event streams of every worker that has had any.
+    pub fn streams(&self) -> impl Iterator<Item = &StreamSeries> {
+        self.cells.iter().filter_map(|cell| cell.streams.get()).map(|streams| &**streams)
+    }
 }
 
 impl BackendCell {
@@ -193,6 +200,12 @@ impl BackendCell {
     #[inline]
     pub fn series(&self) -> &Series {
         self.series.get_or_init(Box::default)
+    }
+
+    /// Where the owning worker counts its event streams.
+    #[inline]
+    pub fn streams(&self) -> &StreamSeries {
+        self.streams.get_or_init(Box::default)
     }
 }
 
@@ -259,6 +272,9 @@ mod tests {
     fn an_unused_backend_costs_one_cell_per_worker() {
         assert_eq!(size_of::<BackendCell>(), 128);
         assert_eq!(size_of::<Load>(), 128);
-        assert_eq!(BackendStats::new(2).series().count(), 0);
+        let stats = BackendStats::new(2);
+        assert_eq!((stats.series().count(), stats.streams().count()), (0, 0));
+        stats.cell(1).streams().events.add(1);
+        assert_eq!((stats.series().count(), stats.streams().count()), (0, 1));
     }
 }

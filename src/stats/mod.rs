@@ -17,6 +17,8 @@ mod latency;
 mod outcome;
 mod series;
 mod sessions;
+mod streams;
+mod timings;
 mod worker;
 
 pub use backend::{BackendCell, BackendStats};
@@ -27,4 +29,6 @@ pub use latency::{PeakLatency, Sample};
 pub use outcome::{OutcomeCell, OutcomeReading};
 pub use series::{METHODS, Series, SeriesReading, StatusKey};
 pub use sessions::{Begun, LiveSessions, SessionOwner, SessionTag};
+pub use streams::{STREAM_ENDS, StreamReading, StreamSeries};
+pub use timings::{CancelScale, Scale, StreamScale, Timings, TimingsReading};
 pub use worker::{FAILURES_MAX, LOST_REASONS, WorkerStats};

@@ -1,6 +1,6 @@
 //! Pure: what one worker counts about itself.
 
-use super::{ClientCounts, Counter, Gauge, Histogram, Series};
+use super::{CancelScale, ClientCounts, Counter, Gauge, Histogram, Series, Timings};
 
 /// Places for failure labels; `exchange::FailureKind` asserts that it needs no more.
 pub const FAILURES_MAX: usize = 96;
@@ -70,6 +70,8 @@ pub struct WorkerStats {
     pub event_streams_reconnectable: Gauge,
     /// Tunnels open now.
     pub tunnels_open: Gauge,
+    /// From when a client's departure was noticed to when the backend that worked for it was told.
+    pub cancel_latency: Timings<CancelScale>,
     /// Reports to the control thread that found its queue full.
     pub reports_dropped: Counter,
     /// Access-log records that found the writer's queue full.
