@@ -167,6 +167,7 @@ fn defaults_are_the_documented_ones() {
             retry_min: seconds(1),
             retry_max: seconds(5),
             age_max: None,
+            stall: Some(seconds(10)),
         },
         log: Log {
             filter: "warn,stepflow_load_balancer=info,access=info".to_owned(),
@@ -238,6 +239,7 @@ fn every_option_reaches_the_configuration() {
         ("STEPFLOW_LB_KEEP_ALIVE_TIMEOUT", "11"),
         ("STEPFLOW_LB_BODY_TIMEOUT", "12"),
         ("STEPFLOW_LB_CLIENT_STALL_TIMEOUT", "20"),
+        ("STEPFLOW_LB_STREAM_STALL", "33"),
         ("STEPFLOW_LB_RESPONSE_HEAD_TIMEOUT", "16"),
         ("STEPFLOW_LB_TUNNEL_IDLE_TIMEOUT", "off"),
         ("STEPFLOW_LB_UPSTREAM_IDLE_TIMEOUT", "13"),
@@ -386,6 +388,7 @@ fn every_option_reaches_the_configuration() {
             retry_min: seconds(30),
             retry_max: seconds(31),
             age_max: Some(seconds(32)),
+            stall: Some(seconds(33)),
         },
         log: Log {
             filter: "trace,access=off".to_owned(),
@@ -510,6 +513,7 @@ fn each_option_refuses_what_it_cannot_mean() {
         ("STEPFLOW_LB_DNS_SERVERS", "dns.local"),
         ("STEPFLOW_LB_CONNECT_TIMEOUT", "0ms"),
         ("STEPFLOW_LB_CLIENT_STALL_TIMEOUT", "0"),
+        ("STEPFLOW_LB_STREAM_STALL", "0"),
         ("STEPFLOW_LB_RESPONSE_HEAD_TIMEOUT", "0"),
         ("STEPFLOW_LB_TUNNEL_IDLE_TIMEOUT", "never"),
         ("STEPFLOW_LB_DRAIN_TIMEOUT", "soon"),

@@ -152,6 +152,7 @@ impl Draft {
                 retry_min: Duration::ZERO,
                 retry_max: Duration::ZERO,
                 age_max: None,
+                stall: None,
             },
             log: Log {
                 filter: String::new(),

@@ -375,6 +375,8 @@ pub struct Streams {
     /// Age at which a stream is ended whose client connects again, give or take a tenth; `None`
     /// lets it run.
     pub age_max: Option<Duration>,
+    /// A silence that is longer is counted, and nothing else happens; `None` counts none.
+    pub stall: Option<Duration>,
 }
 
 /// Logs.

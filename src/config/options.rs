@@ -1197,6 +1197,16 @@ pub static SETTINGS: &[Setting] = &[
         apply: |draft, text| units::duration_or_off(text).map(|d| draft.config.streams.age_max = d),
     },
     Setting {
+        key: "stream_stall",
+        flag: "stream-stall",
+        environment: "STEPFLOW_LB_STREAM_STALL",
+        default: "10s",
+        accepted: DURATION_OR_OFF,
+        help: "A silence in an event stream that is longer is counted as a stall",
+        group: "Event streams",
+        apply: |draft, text| units::duration_or_off(text).map(|d| draft.config.streams.stall = d),
+    },
+    Setting {
         key: "access_log",
         flag: "access-log",
         environment: "STEPFLOW_LB_ACCESS_LOG",

@@ -79,6 +79,8 @@ pub struct Pushed {
     /// Octets that were taken from the front of the input. Fewer than given means that the body
     /// has ended.
     pub taken: usize,
+    /// Octets of content among them.
+    pub content: usize,
     /// Events that ended in it.
     pub events: u32,
 }
@@ -150,13 +152,21 @@ impl EventBody {
 
     /// What was written so far ends between two events, and more may be written.
     pub fn is_open(&self) -> bool {
-        let is_whole = match self.manner {
-            Manner::AsItComes => self.tracker.is_at_boundary(),
-            Manner::WholeEvents => self.is_out_whole,
-        };
         // Trailers go on as they come: behind the first of them there is no place for content.
         let takes_content = self.transfer.takes_content() && !self.is_done();
-        self.reading == Reading::Open && is_whole && takes_content
+        self.reading == Reading::Open && self.is_whole() && takes_content
+    }
+
+    /// Whether what was written so far ends between two events; `None` when nobody can tell.
+    pub fn ends_whole(&self) -> Option<bool> {
+        (self.reading != Reading::Coded).then(|| self.is_whole())
+    }
+
+    fn is_whole(&self) -> bool {
+        match self.manner {
+            Manner::AsItComes => self.tracker.is_at_boundary(),
+            Manner::WholeEvents => self.is_out_whole,
+        }
     }
 
     /// Takes octets from the front of `input` and appends what they become to `out`. Where only
@@ -175,17 +185,18 @@ impl EventBody {
             // A sender that goes on behind the end has nothing to add to it.
             _ if self.is_cut() => Ok(Pushed::default()),
             Manner::AsItComes => {
-                let (tracker, mut events) = (&mut self.tracker, 0);
+                let (tracker, mut octets, mut events) = (&mut self.tracker, 0, 0);
                 let (is_coded, is_untouched) =
                     (self.reading == Reading::Coded, &mut self.is_untouched);
                 let taken = self.transfer.push_seen(input, out, |content| {
                     *is_untouched = false;
+                    octets += content.len();
                     if !is_coded {
                         events += tracker.step(content).events;
                     }
                 })?;
                 self.has_begun |= !self.is_untouched;
-                Ok(Pushed { taken, events })
+                Ok(Pushed { taken, content: octets, events })
             }
             Manner::WholeEvents => self.push_whole_events(input, out, note),
         }
@@ -199,7 +210,8 @@ impl EventBody {
     ) -> Result<Pushed, BodyError> {
         let before = self.held.len();
         let decoded = self.transfer.decode(input, &mut self.held);
-        self.is_untouched &= self.held.len() == before;
+        let content = self.held.len() - before;
+        self.is_untouched &= content == 0;
         let passed = self.tracker.step(&self.held[before..]);
         let whole = passed.boundary.map_or(0, |n| before + n);
         if whole > 0 {
@@ -221,11 +233,11 @@ impl EventBody {
                 self.write_end(retry, out);
                 // Where the sender broke the framing behind it, nobody reads on.
                 let taken = decoded.unwrap_or(input.len());
-                return Ok(Pushed { taken, events: passed.events });
+                return Ok(Pushed { taken, content, events: passed.events });
             }
         }
         let taken = decoded?;
-        let pushed = Pushed { taken, events: passed.events };
+        let pushed = Pushed { taken, content, events: passed.events };
         if self.transfer.is_done() {
             // What is left of a stream that has ended is no event, but it was sent.
             self.write_held(self.held.len(), out);

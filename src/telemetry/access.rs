@@ -88,6 +88,8 @@ pub struct AccessRecord {
     pub decision: Option<Box<str>>,
     /// What the request is about, where MCP's own fields say so.
     pub mcp: Option<Box<McpRecord>>,
+    /// How its event stream went, where it was one.
+    pub stream: Option<Box<StreamRecord>>,
     /// From the first octet of the request to the last of the response.
     pub duration: Duration,
     /// Octets of the request's body.
@@ -111,6 +113,25 @@ pub struct McpRecord {
     pub method: Option<Box<str>>,
     /// `Mcp-Name`.
     pub name: Option<Box<str>>,
+}
+
+/// How one event stream went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamRecord {
+    /// From the first octet of the request to the head of the stream.
+    pub to_first_octet: Duration,
+    /// From there too, to the end of the first event, if there was one.
+    pub to_first_event: Option<Duration>,
+    /// Events that came from the backend; `None` where a content coding hides them.
+    pub events: Option<u64>,
+    /// The longest time between two of them, if there were two.
+    pub gap_max: Option<Duration>,
+    /// Silences that lasted longer than `stream_stall`.
+    pub stalls: u64,
+    /// How it ended, by its label.
+    pub end: &'static str,
+    /// Whether what came from the backend ended between two events; `None` where that is hidden.
+    pub at_boundary: Option<bool>,
 }
 
 /// The path of a request target such that it fits into a line of the log: without the query, which
@@ -281,23 +302,37 @@ fn emit(record: &AccessRecord) {
     let mcp = record.mcp.as_deref();
     let mcp_method = mcp.and_then(|mcp| mcp.method.as_ref()).map(display);
     let mcp_name = mcp.and_then(|mcp| mcp.name.as_ref()).map(display);
-    // Hundredths are as fine as anybody reads.
-    let duration_ms = (record.duration.as_secs_f64() * 100_000.0).round() / 100.0;
+    let duration_ms = milliseconds(record.duration);
+    let stream = record.stream.as_deref();
+    let ttfb_ms = stream.map(|stream| milliseconds(stream.to_first_octet));
+    let ttfe_ms = stream.and_then(|stream| stream.to_first_event).map(milliseconds);
+    let events = stream.and_then(|stream| stream.events);
+    let gap_max_ms = stream.and_then(|stream| stream.gap_max).map(milliseconds);
+    let stalls = stream.map(|stream| stream.stalls);
+    let stream_end = stream.map(|stream| display(stream.end));
+    let at_boundary = stream.and_then(|stream| stream.at_boundary);
     match record.failure {
         None => info!(
             target: ACCESS_TARGET,
             method = display(method), %path, status, backend, instance, routed = display(routed),
-            decision, mcp_method, mcp_name, duration_ms, bytes_up, bytes_down, %client, worker,
+            decision, mcp_method, mcp_name, duration_ms, bytes_up, bytes_down, ttfb_ms, ttfe_ms,
+            events, gap_max_ms, stalls, stream_end, at_boundary, %client, worker,
             "request completed"
         ),
         Some(failure) => warn!(
             target: ACCESS_TARGET,
             method = display(method), %path, status, backend, instance, routed = display(routed),
-            decision, mcp_method, mcp_name, duration_ms, bytes_up, bytes_down, %client, worker,
+            decision, mcp_method, mcp_name, duration_ms, bytes_up, bytes_down, ttfb_ms, ttfe_ms,
+            events, gap_max_ms, stalls, stream_end, at_boundary, %client, worker,
             failure = display(failure), stage = display(record.stage),
             "request failed"
         ),
     }
+}
+
+/// Hundredths are as fine as anybody reads.
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 100_000.0).round() / 100.0
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ mod subscriber;
 mod time;
 
 pub use access::{
-    ACCESS_TARGET, AccessLogger, AccessRecord, AccessWriter, McpRecord, Routed, loggable,
-    loggable_path,
+    ACCESS_TARGET, AccessLogger, AccessRecord, AccessWriter, McpRecord, Routed, StreamRecord,
+    loggable, loggable_path,
 };
 pub use subscriber::{TelemetryError, install};
 

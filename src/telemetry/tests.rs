@@ -34,6 +34,7 @@ fn record() -> AccessRecord {
         routed: Routed::Affinity,
         decision: None,
         mcp: None,
+        stream: None,
         duration: Duration::from_micros(1234),
         bytes_up: 10,
         bytes_down: 20,
@@ -132,6 +133,53 @@ fn what_mcp_says_about_a_request_is_in_its_line_and_cannot_break_it() {
     let lines = written(&log("info", LogFormat::Text), [said]);
     let want =
         "routed=session mcp_method=tools/call mcp_name=add%20two%0Anumbers%20%FF duration_ms";
+    assert!(lines[0].contains(want), "{}", lines[0]);
+}
+
+#[test]
+fn a_stream_says_how_it_went_in_both_formats() {
+    let stream = StreamRecord {
+        to_first_octet: Duration::from_micros(12_345),
+        to_first_event: Some(Duration::from_millis(250)),
+        events: Some(42),
+        gap_max: Some(Duration::from_millis(1_500)),
+        stalls: 1,
+        end: "client_left",
+        at_boundary: Some(false),
+    };
+    let streamed = || AccessRecord { stream: Some(Box::new(stream.clone())), ..record() };
+    let lines = written(&log("info", LogFormat::Text), [streamed()]);
+    let want = "bytes_down=20 ttfb_ms=12.35 ttfe_ms=250.0 events=42 gap_max_ms=1500.0 stalls=1 \
+                stream_end=client_left at_boundary=false client=";
+    assert!(lines[0].contains(want), "{}", lines[0]);
+    let failed = AccessRecord { failure: Some("client_stalled"), ..streamed() };
+    for record in [streamed(), failed] {
+        let lines = written(&log("info", LogFormat::Json), [record]);
+        let object: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+        let want = serde_json::json!({
+            "ttfb_ms": 12.35, "ttfe_ms": 250.0, "events": 42, "gap_max_ms": 1500.0, "stalls": 1,
+            "stream_end": "client_left", "at_boundary": false,
+        });
+        for (field, value) in want.as_object().unwrap() {
+            assert_eq!(object.get(field), Some(value), "{field}");
+        }
+    }
+}
+
+#[test]
+fn what_nobody_knows_of_a_stream_is_not_in_its_line() {
+    let coded = StreamRecord {
+        to_first_octet: Duration::from_millis(1),
+        to_first_event: None,
+        events: None,
+        gap_max: None,
+        stalls: 0,
+        end: "finished",
+        at_boundary: None,
+    };
+    let coded = AccessRecord { stream: Some(Box::new(coded)), ..record() };
+    let lines = written(&log("info", LogFormat::Text), [coded]);
+    let want = "bytes_down=20 ttfb_ms=1.0 stalls=0 stream_end=finished client=";
     assert!(lines[0].contains(want), "{}", lines[0]);
 }
 

@@ -151,6 +151,7 @@ pub(super) fn refuse(worker: &Worker, stream: TcpStream, address: SocketAddr, fa
         routed: Routed::None,
         decision: None,
         mcp: None,
+        stream: None,
         duration: Duration::ZERO,
         bytes_up: 0,
         bytes_down: body.len() as u64,

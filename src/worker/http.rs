@@ -5,6 +5,7 @@ use std::{
     num::{NonZeroU32, NonZeroU64},
     pin::pin,
     rc::Rc,
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -16,6 +17,7 @@ use super::{
     client::{Arrived, Client, NoHead},
     explain::Explanation,
     handshake::{self, Introducing, Patience},
+    meter::StreamMeter,
     owner::reach_owner,
     reach::{Unreached, goes_on, reach_any},
     relay::{self, Delivery, Replay, Stream},
@@ -26,12 +28,13 @@ use super::{
 use crate::{
     exchange::{
         Announced, Answer, Attempt, ClientFacts, CloseReason, EarlyEnd, ErrorContext, ErrorFormat,
-        Failure, Fate, Origin, Persistence, Recipient, RequestPlan, Retry, Sent, Via, admit,
-        error_format, fault_of, hash_key, health_answer, may_retry, write_request,
+        Failure, Fate, Origin, Persistence, Recipient, RequestPlan, Retry, Sent, StreamEnd, Via,
+        admit, error_format, fault_of, hash_key, health_answer, may_retry, write_request,
     },
     http1::{Framing, HttpDate, Method, Transfer, Version, field_storage, parse_request},
     model::{InstanceId, Phase},
     session::Affinity,
+    sse::Pushed,
     stats::{METHODS, StatusKey},
     sys::Duplex,
     telemetry::{AccessRecord, McpRecord, Routed, loggable_path},
@@ -87,8 +90,8 @@ pub(super) struct Account {
     pub(super) introducing: Option<Box<Introducing>>,
     /// What MCP's own fields say that it is about.
     mcp: Option<Box<McpRecord>>,
-    /// The client is getting an event stream.
-    is_event_stream: bool,
+    /// Measures the event stream that the client is getting.
+    stream: Option<Box<StreamMeter>>,
     /// We ended that stream before its backend did.
     pub(super) early_end: Option<EarlyEnd>,
     /// Status that the client got; 0 for none.
@@ -199,10 +202,7 @@ async fn exchange(worker: &Rc<Worker>, client: &mut Client<'_>) -> Fate {
         Err(Undelivered { failure, request_complete }) => {
             client.alarm.clear_all();
             if account.status != 0 {
-                // Whoever reads a stream decides when it has read enough: Stepflow's client leaves
-                // after the last event, often before the last chunk.
-                let is_normal = account.is_event_stream && failure == Failure::ClientGone;
-                account.close(worker, client, (!is_normal).then_some(failure));
+                account.close(worker, client, Some(failure));
                 return Fate::Close(CloseReason::Incomplete);
             }
             let blameless = failure.origin() != Origin::Downstream;
@@ -543,7 +543,7 @@ impl Account {
             closes: false,
             introducing: None,
             mcp: None,
-            is_event_stream: false,
+            stream: None,
             early_end: None,
             status: 0,
             bytes_up: 0,
@@ -590,16 +590,48 @@ impl Account {
     }
 
     /// The client is getting an event stream: the exchange is counted as one of its backend.
-    pub(super) fn become_event_stream(&mut self) {
-        self.is_event_stream = true;
-        if let Some(in_flight) = &mut self.in_flight {
-            in_flight.become_event_stream();
+    pub(super) fn become_event_stream(&mut self, worker: &Worker) {
+        let Some(in_flight) = &mut self.in_flight else { return };
+        in_flight.become_event_stream();
+        let table = worker.table.borrow();
+        let stats = &table.backend(in_flight.slot()).stats;
+        match &mut self.stream {
+            Some(meter) => meter.go_on_from(stats),
+            None => {
+                let stall = worker.config.streams.stall;
+                let (stats, now) = (Arc::clone(stats), Instant::now());
+                let meter = StreamMeter::begin(stats, worker.index, self.started, now, stall);
+                self.stream = Some(Box::new(meter));
+            }
+        }
+    }
+
+    /// A piece of the event stream has come.
+    pub(super) fn note_piece(&mut self, piece: Pushed, at_boundary: Option<bool>) {
+        self.bytes_down += piece.taken as u64;
+        if let Some(meter) = &mut self.stream {
+            meter.content(piece, at_boundary, Instant::now());
+        }
+    }
+
+    /// The client of the event stream took its time with a piece.
+    pub(super) fn note_slow_client(&mut self) {
+        if let Some(meter) = &mut self.stream {
+            meter.taken(Instant::now());
         }
     }
 
     /// Counts the exchange and, if it is wanted, logs it.
-    fn close(self, worker: &Worker, client: &Client<'_>, failure: Option<Failure>) {
-        let duration = self.started.elapsed();
+    fn close(mut self, worker: &Worker, client: &Client<'_>, failure: Option<Failure>) {
+        let now = Instant::now();
+        let duration = now.duration_since(self.started);
+        let end = StreamEnd::of(failure, self.early_end);
+        let stream = self.stream.take();
+        let stream = stream.map(|meter| Box::new(meter.end(end, now)));
+        // Whoever reads a stream decides when it has read enough: Stepflow's client leaves after
+        // the last event, often before the last chunk.
+        let is_normal = stream.is_some() && self.status != 0;
+        let failure = failure.filter(|failure| !is_normal || *failure != Failure::ClientGone);
         let stats = worker.stats();
         if let Some(failure) = failure {
             stats.failures.at(failure.index()).add(1);
@@ -631,6 +663,7 @@ impl Account {
             routed: self.routed,
             decision: self.decision(worker).map(String::into_boxed_str),
             mcp: self.mcp,
+            stream,
             duration,
             bytes_up: self.bytes_up,
             bytes_down: self.bytes_down,

@@ -22,6 +22,7 @@ mod explain;
 mod handshake;
 mod http;
 mod measured;
+mod meter;
 mod outcome;
 mod owner;
 mod pool;

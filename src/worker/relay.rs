@@ -15,7 +15,7 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     task::Poll,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use monoio::buf::IoBuf;
@@ -95,6 +95,7 @@ pub(super) async fn run(
         enrolled: None,
         told: None,
         awaits_event: false,
+        left_at: None,
         client,
         account,
         upstream,
@@ -103,7 +104,12 @@ pub(super) async fn run(
         relay.enroll();
     }
     let ended = relay.run(request).await;
-    let Relay { request_complete, response_begun, .. } = relay;
+    let Relay { request_complete, response_begun, left_at, .. } = relay;
+    if let Some(left_at) = left_at {
+        // At once: a ring closes a socket in its own time, and the backend works for nobody.
+        upstream.finish_sending();
+        worker.stats().cancel_latency.observe(left_at.elapsed());
+    }
     match ended {
         Ok((downstream, upstream)) => Delivery::Done { downstream, upstream },
         Err(failure) => {
@@ -148,6 +154,8 @@ struct Relay<'r, 'c> {
     told: Option<Told>,
     /// It is a stream of which nothing is being sent.
     awaits_event: bool,
+    /// When it was noticed that the client has left.
+    left_at: Option<Instant>,
 }
 
 /// What a stream was told about its end.
@@ -369,7 +377,7 @@ where
     ) -> Result<(Fate, Fate), Failure> {
         // It left before anybody could know that this would be a stream.
         if self.departure_ends && self.client.half_closed {
-            return Err(Failure::ClientGone);
+            return Err(self.client_left());
         }
         let write_wait = Some(self.worker.config.timeouts.body);
         let mut size = Size::Small;
@@ -469,8 +477,14 @@ where
         Ok(self.conclude(&plan, stray_octets))
     }
 
-    fn end_as(&self, ending: Ending) -> Result<(), Failure> {
-        self.client.connection.end_as(ending).map_err(|_| Failure::ClientGone)
+    fn end_as(&mut self, ending: Ending) -> Result<(), Failure> {
+        self.client.connection.end_as(ending).map_err(|_| self.client_left())
+    }
+
+    /// Nobody waits for what the backend is doing, as is known from now on.
+    fn client_left(&mut self) -> Failure {
+        self.left_at.get_or_insert_with(Instant::now);
+        Failure::ClientGone
     }
 
     /// The answer has come to its end, and the client has not had all of it.
@@ -509,7 +523,8 @@ where
         let Self { worker, client, upstream, .. } = self;
         let copied = tunnel::run(worker, client, upstream, to_client, to_upstream);
         // Boxed: two copy loops would otherwise make every connection's task larger.
-        let Copied { down, up, ended } = Box::pin(copied).await;
+        let Copied { down, up, ended, left_at } = Box::pin(copied).await;
+        self.left_at = left_at;
         self.account.bytes_down += down;
         self.account.bytes_up += up;
         ended?;
@@ -557,7 +572,7 @@ where
         let (sent, octets) = self.finish(sending.as_mut()).await?;
         self.client.alarm.clear(Timer::ClientWrite);
         self.worker.buffers.give(octets.into_inner());
-        sent.map_err(|_| Failure::ClientGone)
+        sent.map_err(|_| self.client_left())
     }
 
     /// Drives an operation to its end, whatever happens beside it.
@@ -598,7 +613,7 @@ where
                 && let Poll::Ready(departure) = self.client.poll_departure(cx, Ahead::NextRequests)
                 && (departure == Departure::Broken || self.departure_ends)
             {
-                return Poll::Ready(Err(Failure::ClientGone));
+                return Poll::Ready(Err(self.client_left()));
             }
             loop {
                 match self.client.alarm.poll_expired(cx) {
@@ -671,7 +686,12 @@ where
             }
             // The backend reads no more, but may have answered: the answer decides.
             Err(Failure::BackendClosed) => Ok(()),
-            Err(failure) => Err(failure),
+            Err(failure) => {
+                if failure == Failure::RequestTruncated {
+                    self.client_left();
+                }
+                Err(failure)
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use std::{
     pin::pin,
     rc::Rc,
     task::Poll,
+    time::Instant,
 };
 
 use super::{Worker, alarm::Alarm, buffer::Size, client::Client};
@@ -22,6 +23,8 @@ pub(super) struct Copied {
     pub(super) up: u64,
     /// A tunnel that either side ended is no failure.
     pub(super) ended: Result<(), Failure>,
+    /// When it was noticed that the client's side is broken, if that was what ended it.
+    pub(super) left_at: Option<Instant>,
 }
 
 /// Copies in both directions until both have ended, one is broken, or nothing has moved in either
@@ -46,7 +49,7 @@ pub(super) async fn run(
     let client = client.connection;
     let mut down = pin!(copy(worker, upstream, client, to_client, |n| progress(&down_bytes, n)));
     let mut up = pin!(copy(worker, client, upstream, to_upstream, |n| progress(&up_bytes, n)));
-    let (mut down_end, mut up_end) = (None, None);
+    let (mut down_end, mut up_end, mut left_at) = (None, None, None);
     let ended = poll_fn(|cx| {
         if down_end.is_none()
             && let Poll::Ready(end) = down.as_mut().poll(cx)
@@ -59,9 +62,14 @@ pub(super) async fn run(
             up_end = Some(end);
         }
         match (down_end, up_end) {
-            (Some(_), Some(_)) => Poll::Ready(Ok(())),
-            // One direction is broken: the other has nobody to talk to.
-            (Some(End::Broken), None) | (None, Some(End::Broken)) => Poll::Ready(Ok(())),
+            // One side is broken: the other has nobody to talk to.
+            (Some(End::BrokenSink), _) | (_, Some(End::BrokenSource)) => {
+                left_at = Some(Instant::now());
+                Poll::Ready(Ok(()))
+            }
+            (Some(End::BrokenSource), _) | (_, Some(End::BrokenSink)) | (Some(_), Some(_)) => {
+                Poll::Ready(Ok(()))
+            }
             _ => alarm.poll_expired(cx).map(|timer| {
                 Err(match timer {
                     Timer::DrainOver => Failure::BackendDrainTimeout,
@@ -72,7 +80,7 @@ pub(super) async fn run(
     })
     .await;
     alarm.clear_all();
-    Copied { down: down_bytes.get(), up: up_bytes.get(), ended }
+    Copied { down: down_bytes.get(), up: up_bytes.get(), ended, left_at }
 }
 
 fn expect_octets(worker: &Worker, alarm: &Alarm) {
@@ -84,7 +92,10 @@ fn expect_octets(worker: &Worker, alarm: &Alarm) {
 #[derive(Clone, Copy)]
 enum End {
     OfInput,
-    Broken,
+    /// Who sent is gone.
+    BrokenSource,
+    /// Who was to receive is gone.
+    BrokenSink,
 }
 
 /// Copies one direction to its end, and hands the end on. `progress` hears of octets when they are
@@ -103,7 +114,7 @@ async fn copy(
         let (sent, sent_buffer) = to.send_all(buffer).await;
         worker.buffers.give(sent_buffer);
         if sent.is_err() {
-            return End::Broken;
+            return End::BrokenSink;
         }
         progress(octets);
         // No buffer is held while nothing arrives.
@@ -120,7 +131,7 @@ async fn copy(
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     worker.buffers.give(buffer);
                 }
-                Err(_) => return End::Broken,
+                Err(_) => return End::BrokenSource,
             }
         };
     }

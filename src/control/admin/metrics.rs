@@ -6,7 +6,7 @@
 //!
 //! Counts belong to a backend's identity; series are labelled by address. When two identities share
 //! an address, as after a restart while exchanges of the old process still run, their counts are
-//! added up.
+//! added up. What only event streams have is in `streams`.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -20,8 +20,8 @@ use crate::{
     model::{Backend, BackendState, Panic, Phase, Presence, Snapshot},
     plane::PlaneCounters,
     stats::{
-        Counter, DURATION_BUCKETS_MS, Gauge, HistogramReading, LOST_REASONS, SeriesReading,
-        StatusKey, WorkerStats,
+        Counter, DURATION_BUCKETS_MS, Gauge, HistogramReading, LOST_REASONS, Scale, SeriesReading,
+        StatusKey, TimingsReading, WorkerStats,
     },
 };
 
@@ -48,6 +48,7 @@ pub(super) struct Scrape<'a> {
 pub(super) fn render(scrape: &Scrape<'_>) -> String {
     let mut page = Page::default();
     traffic(&mut page, scrape);
+    streams::render(&mut page, scrape);
     backends(&mut page, scrape);
     discovery_and_health(&mut page, scrape.plane);
     exchanges(&mut page, scrape);
@@ -133,21 +134,39 @@ fn traffic(page: &mut Page, scrape: &Scrape<'_>) {
 
 type Label<'a> = (&'static str, &'a dyn std::fmt::Display);
 
-// One reading feeds all samples, so that `+Inf` and `_count` agree even while workers count on.
 fn duration_samples(family: &mut Family<'_>, labels: &[Label<'_>], histogram: &HistogramReading) {
+    bucket_samples(family, labels, &DURATION_BUCKETS_MS, &histogram.buckets, histogram.sum_us);
+}
+
+fn timing_samples<S: Scale>(
+    family: &mut Family<'_>,
+    labels: &[Label<'_>],
+    timings: &TimingsReading<S>,
+) {
+    let bounds: Vec<_> = S::BOUNDS_US.iter().map(|us| Bound(*us)).collect();
+    bucket_samples(family, labels, &bounds, &timings.buckets, timings.sum_us);
+}
+
+// One reading feeds all samples, so that `+Inf` and `_count` agree even while workers count on.
+fn bucket_samples(
+    family: &mut Family<'_>,
+    labels: &[Label<'_>],
+    bounds: &[impl std::fmt::Display],
+    buckets: &[u64],
+    sum_us: u64,
+) {
     let mut cumulative = 0;
-    let mut counts = histogram.buckets.iter();
     let mut bucket = |bound: &dyn std::fmt::Display, count| {
         let labels: Vec<_> = labels.iter().copied().chain([("le", bound)]).collect();
         family.suffixed("_bucket", &labels, count);
     };
-    for bound in DURATION_BUCKETS_MS {
-        cumulative += counts.next().copied().unwrap_or_default();
-        bucket(&bound, cumulative);
+    for (bound, count) in bounds.iter().zip(buckets) {
+        cumulative += count;
+        bucket(bound, cumulative);
     }
-    let count = histogram.count();
+    let count: u64 = buckets.iter().sum();
     bucket(&"+Inf", count);
-    family.suffixed("_sum", labels, Milliseconds(histogram.sum_us));
+    family.suffixed("_sum", labels, Milliseconds(sum_us));
     family.suffixed("_count", labels, count);
 }
 
@@ -523,6 +542,21 @@ impl std::fmt::Display for Milliseconds {
     }
 }
 
+/// A bound in microseconds, shown in milliseconds as short as it can be: `0.05`, `1`.
+struct Bound(u64);
+
+impl std::fmt::Display for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (ms, us) = (self.0 / 1000, self.0 % 1000);
+        match (us % 100, us % 10) {
+            _ if us == 0 => write!(f, "{ms}"),
+            (0, _) => write!(f, "{ms}.{}", us / 100),
+            (_, 0) => write!(f, "{ms}.{:02}", us / 10),
+            _ => write!(f, "{ms}.{us:03}"),
+        }
+    }
+}
+
 /// A duration in seconds.
 struct Seconds(Duration);
 
@@ -532,5 +566,6 @@ impl std::fmt::Display for Seconds {
     }
 }
 
+mod streams;
 #[cfg(test)]
 mod tests;

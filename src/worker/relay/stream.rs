@@ -85,10 +85,10 @@ impl Relay<'_, '_> {
         };
         let _open: Held<'_> = worker.stats().event_streams_open.hold();
         self.departure_ends = true;
-        self.account.become_event_stream();
+        self.account.become_event_stream(worker);
         // It left before anybody could know that this would be a stream.
         if self.client.half_closed {
-            return Err(Failure::ClientGone);
+            return Err(self.client_left());
         }
         let nature = Nature::of(&request.plan, plan, is_tied);
         let _reconnectable: Option<Held<'_>> =
@@ -108,10 +108,12 @@ impl Relay<'_, '_> {
             }
             let pushed = stream.push(&input, &mut out, worker.config.streams.resume);
             let error = pushed.err();
-            let taken = pushed.unwrap_or_default().taken;
-            let is_stray = taken < input.len() && error.is_none();
+            let pushed = pushed.unwrap_or_default();
+            let is_stray = pushed.taken < input.len() && error.is_none();
             worker.buffers.give(std::mem::take(&mut input));
-            self.account.bytes_down += taken as u64;
+            if pushed.taken > 0 {
+                self.account.note_piece(pushed, stream.body.ends_whole());
+            }
             worker.stats().trailer_fields_dropped.add(u64::from(stream.body.take_dropped()));
             if !head_is_out {
                 // While the head is still here, the client can get a proper error.
@@ -200,7 +202,13 @@ impl Relay<'_, '_> {
     /// Whoever reads a stream may pause over an event; whoever takes nothing for long holds a place
     /// on the backend that others could have.
     async fn send_event(&mut self, octets: Vec<u8>) -> Result<(), Failure> {
-        self.send_within(octets, self.worker.config.timeouts.client_stall).await
+        let begun = self.worker.alarms.now();
+        self.send_within(octets, self.worker.config.timeouts.client_stall).await?;
+        // A whole tick went by, at least.
+        if self.worker.alarms.now().0 > begun.0 + 1 {
+            self.account.note_slow_client();
+        }
+        Ok(())
     }
 
     /// Waits for the next piece, holding no buffer meanwhile.

@@ -7,6 +7,7 @@ use std::{
 
 use super::*;
 use crate::{
+    exchange::StreamEnd,
     model::{DrainCause, Health, Initialisation, InstanceId, Standing, Version},
     plane::ReplayCounters,
     stats::BackendStats,
@@ -59,18 +60,24 @@ impl Scraped {
 
     fn check_histograms(&self) {
         for (family, _) in self.families.iter().filter(|(_, kind)| kind == "histogram") {
-            let infinite = r#",le="+Inf"}"#;
+            let infinite = r#"le="+Inf"}"#;
             let prefix = format!("{family}_bucket{{");
             let ends = self.samples.iter().filter(|(s, _)| s.ends_with(infinite));
             for (series, total) in ends.filter(|(s, _)| s.starts_with(&prefix)) {
                 let stem = series.strip_suffix(infinite).expect("checked above");
-                let of_stem = |le: u64| self.samples[&format!("{stem},le=\"{le}\"}}")];
-                let cumulative: Vec<f64> =
-                    DURATION_BUCKETS_MS.map(of_stem).into_iter().chain([*total]).collect();
-                assert!(cumulative.is_sorted(), "{series}: {cumulative:?}");
-                let count = format!("{}}}", stem.replace("_bucket{", "_count{"));
+                let of_stem = |(series, count): (&String, &f64)| {
+                    let le = series.strip_prefix(stem)?.strip_prefix("le=\"")?;
+                    Some((le.strip_suffix("\"}")?.parse::<f64>().expect("a bound"), *count))
+                };
+                let mut buckets: Vec<_> = self.samples.iter().filter_map(of_stem).collect();
+                buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+                assert!(buckets.len() > 10 && buckets.is_sorted_by_key(|b| b.1), "{buckets:?}");
+                let count = match stem.strip_suffix(',') {
+                    Some(stem) => format!("{}}}", stem.replace("_bucket{", "_count{")),
+                    None => format!("{family}_count"),
+                };
                 assert_eq!(self.samples[&count], *total, "{series}");
-                assert!(self.samples.contains_key(&count.replace("_count{", "_sum{")));
+                assert!(self.samples.contains_key(&count.replace("_count", "_sum")));
             }
         }
     }
@@ -325,6 +332,58 @@ fn the_balancer_s_own_responses_have_their_own_backend() {
     assert_eq!(scraped.value(&series), Some(2.0));
     // It is not a backend, so it has neither health nor load.
     assert_eq!(scraped.of("stepflow_lb_active_connections").len(), 0);
+}
+
+#[test]
+fn streams_have_series_of_their_own_and_backends_without_streams_none() {
+    let (a, b) = (backend(1, "10.0.0.1:80", ""), backend(2, "10.0.0.2:80", ""));
+    served(&b, 0, Method::Get, 200, 1);
+    let again = backend(3, "10.0.0.1:80", "");
+    for (backend, worker) in [(&a, 0), (&a, 1), (&again, 0)] {
+        let streams = backend.stats.cell(worker).streams();
+        streams.to_first_octet.observe(Duration::from_micros(1_500));
+        streams.to_first_event.observe(Duration::from_secs(45));
+        streams.gaps.observe_zeros(2);
+        streams.gaps.observe(Duration::from_millis(70));
+        streams.events.add(4);
+        streams.octets.add(100);
+        streams.stalls.add(5);
+        streams.ends[StreamEnd::Aged.index()].add(6);
+    }
+    let world = world(vec![a, b, again]);
+    world.workers[1].cancel_latency.observe(Duration::from_micros(70));
+    let scraped = world.scrape();
+    let of = r#"{backend="10.0.0.1:80""#;
+    let expectations = [
+        (format!(r#"stepflow_lb_stream_time_to_first_octet_ms_bucket{of},le="1"}}"#), 0.0),
+        (format!(r#"stepflow_lb_stream_time_to_first_octet_ms_bucket{of},le="5"}}"#), 3.0),
+        (format!(r#"stepflow_lb_stream_time_to_first_octet_ms_sum{of}}}"#), 4.5),
+        (format!(r#"stepflow_lb_stream_time_to_first_event_ms_bucket{of},le="30000"}}"#), 0.0),
+        (format!(r#"stepflow_lb_stream_time_to_first_event_ms_bucket{of},le="60000"}}"#), 3.0),
+        (format!(r#"stepflow_lb_stream_event_gap_ms_bucket{of},le="1"}}"#), 6.0),
+        (format!(r#"stepflow_lb_stream_event_gap_ms_count{of}}}"#), 9.0),
+        (format!("stepflow_lb_stream_events_total{of}}}"), 12.0),
+        (format!("stepflow_lb_stream_octets_total{of}}}"), 300.0),
+        (format!("stepflow_lb_stream_stalls_total{of}}}"), 15.0),
+        (format!(r#"stepflow_lb_stream_ends_total{of},reason="aged"}}"#), 18.0),
+        (format!(r#"stepflow_lb_stream_ends_total{of},reason="finished"}}"#), 0.0),
+        (r#"stepflow_lb_cancel_latency_ms_bucket{le="0.05"}"#.to_owned(), 0.0),
+        (r#"stepflow_lb_cancel_latency_ms_bucket{le="0.1"}"#.to_owned(), 1.0),
+        (r#"stepflow_lb_cancel_latency_ms_bucket{le="2.5"}"#.to_owned(), 1.0),
+        ("stepflow_lb_cancel_latency_ms_sum".to_owned(), 0.07),
+    ];
+    for (series, value) in expectations {
+        assert_eq!(scraped.value(&series), Some(value), "{series}");
+    }
+    let of_streams = |series: &&String| series.starts_with("stepflow_lb_stream_");
+    let mut streams = scraped.samples.keys().filter(of_streams);
+    assert!(streams.all(|series| series.contains("10.0.0.1")), "{:?}", scraped.samples);
+}
+
+#[test]
+fn bounds_are_as_short_as_they_can_be() {
+    let bounds = [50, 100, 250, 1_000, 2_500, 1_001, 60_000_000].map(|us| Bound(us).to_string());
+    assert_eq!(bounds, ["0.05", "0.1", "0.25", "1", "2.5", "1.001", "60000"]);
 }
 
 #[test]
