@@ -207,6 +207,13 @@ impl Metrics {
         chosen.map(|(_, value)| value).sum()
     }
 
+    /// Whether a family has a sample whose labels hold this.
+    #[allow(dead_code, reason = "not every suite asks what is not there")]
+    pub(crate) fn has(&self, name: &str, label: &str) -> bool {
+        let prefix = format!("{name}{{");
+        self.text.lines().any(|line| line.starts_with(&prefix) && line.contains(label))
+    }
+
     /// How often something was measured, over every sample of a histogram.
     #[allow(dead_code, reason = "not every suite looks at histograms")]
     #[track_caller]

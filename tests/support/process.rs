@@ -122,7 +122,9 @@ impl Process {
         let data = await_line("Load balancer listening on ");
         let metrics = await_line("Prometheus metrics available on http://");
         let address = |text: &str, end| -> SocketAddr {
-            text.split(end).next().unwrap_or_default().parse().expect("an address")
+            // In JSON the line ends behind a quote.
+            let address = text.split([end, '"']).next().unwrap_or_default();
+            address.parse().expect("an address")
         };
         let (data, metrics) = (address(&data, ' '), address(&metrics, '/'));
         Self { child, address: data, metrics_address: metrics, lines, output }
