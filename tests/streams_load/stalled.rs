@@ -14,14 +14,14 @@ use crate::{
 };
 
 /// Clients that read nothing, unless the environment says how many.
-const STALLED: u64 = 200;
+const STALLED: u64 = 300;
 const NEIGHBOURS: u64 = 40;
 
 /// Memory that a stalled client may cost the balancer, its part of the kernel's buffers apart: one
 /// piece of its stream, of 64 KiB at most, its framing, and its task.
 pub(crate) const STALLED_KIB_MAX: u64 = 80;
-/// What the allocator keeps for itself, however few they are.
-pub(crate) const ALLOCATOR_KIB_MAX: u64 = 6 * 1024;
+/// What the allocator may keep of what was in use at the same time before, however few they are.
+pub(crate) const ALLOCATOR_KIB_MAX: u64 = 12 * 1024;
 
 /// Octets of a stream that a backend gets rid of while its client reads nothing: what the kernel
 /// holds at the three sockets on the way, which the balancer bounds at its own, and what the
