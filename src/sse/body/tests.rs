@@ -200,7 +200,7 @@ fn a_cut_stands_although_the_sender_breaks_the_framing_behind_it() {
     body.push(b"7\r\ndata: a\r\n", &mut out, |_| ()).unwrap();
     assert_eq!(body.cut(None, &mut out), Cut::Awaited);
     let pushed = body.push(b"2\r\n\n\n\r\nnonsense", &mut out, |_| ());
-    assert_eq!(pushed, Ok(Pushed { taken: 15, events: 1 }));
+    assert_eq!(pushed, Ok(Pushed { taken: 15, content: 2, events: 1 }));
     assert!(body.is_cut());
     assert_eq!(out, b"7\r\ndata: a\r\n2\r\n\n\n\r\n0\r\n\r\n");
 }
