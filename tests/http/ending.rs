@@ -159,7 +159,7 @@ fn a_backend_whose_health_body_says_that_it_drains_is_drained_likewise() {
 #[test]
 fn a_backend_that_discovery_drops_is_drained_likewise() {
     let (one, two) = (Backend::played(), Backend::played());
-    let zone = Zone::naming(&[one.address.port()]);
+    let zone = Zone::naming(one.address.port());
     let balancer = Balancer::before(&[])
         .with("upstream_service", SERVICE)
         .with("dns_servers", &zone.address.to_string())
@@ -169,7 +169,7 @@ fn a_backend_that_discovery_drops_is_drained_likewise() {
     balancer.wait_for_healthy(1);
     let [mut stream, mut answer] =
         [GET, POST].map(|request| Stream::open(balancer.connect(), &one, request, STREAM));
-    zone.set(&[two.address.port()]);
+    zone.set(two.address.port());
     assert!(RETRY_MS.contains(&stream.ends()));
     answer.goes_on();
     Stream::open(balancer.connect(), &two, GET, STREAM).carry("data: b\n\n");
