@@ -70,6 +70,12 @@ impl Pair {
     }
 }
 
+/// How many streams have ended for this reason. Counted before the connection is closed.
+fn ends(balancer: &Balancer, reason: &str) -> u64 {
+    let label = format!("reason=\"{reason}\"");
+    balancer.metrics().sum("stepflow_lb_stream_ends_total", &[&label])
+}
+
 fn call(balancer: &Balancer, method: &str, path: &str) {
     let mut admin = Client::connect(balancer.admin_address.expect("admin calls are served"));
     let response = admin.ask(format!("{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
@@ -132,6 +138,7 @@ fn a_drained_backend_s_streams_end_between_two_events_and_answers_go_on_to_their
     for stream in [&mut silent, &mut busy] {
         assert!(RETRY_MS.contains(&stream.ends()));
     }
+    assert_eq!((ends(&pair.balancer, "drained"), ends(&pair.balancer, "finished")), (2, 0));
     // Whoever was sent away is served elsewhere.
     let mut again = Stream::open(pair.balancer.connect(), &pair.two, GET, STREAM);
     again.carry("data: b\n\n");
@@ -320,6 +327,7 @@ fn a_stream_that_is_old_enough_ends_and_an_answer_does_not() {
     stream.carry("data: a\n\n");
     assert!(RETRY_MS.contains(&stream.ends()));
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    assert_eq!((ends(&balancer, "aged"), ends(&balancer, "drained")), (1, 0));
     answer.goes_on();
     assert_eq!(balancer.metrics().sum("stepflow_lb_failures_total", &[]), 0);
 }
@@ -399,6 +407,8 @@ fn when_its_time_is_over_a_drained_backend_is_left_by_everybody() {
     far_end.until_gone();
     pair.balancer.wait_for_failures("backend_drain_timeout", 5);
     assert_eq!(pair.balancer.metrics().sum("stepflow_lb_failures_total", &[]), 5);
+    // Four of them were streams, one of which was no failure.
+    assert_eq!(ends(&pair.balancer, "drained"), 4);
     // What must have this instance is still served.
     let mut callback = pair.balancer.connect();
     callback.send("GET /cb HTTP/1.1\r\nHost: a\r\nStepflow-Instance-Id: one\r\n\r\n");
