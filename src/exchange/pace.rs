@@ -5,10 +5,10 @@
 //! be rounded, and a worker that has no streams would keep its share from one that has many. It is
 //! asked only while something drains.
 //!
-//! Law: in any span of `t` seconds at most `1 + rate / 10 + rate * t` are let go, which is when they
-//! are told to end: one inside an event takes as long as that. The burst is one, and what a tenth
-//! of a second brings: so much may come between two looks of a worker at its streams, and nothing
-//! of the rate is lost to their distance.
+//! Law: in any span of `t` seconds at most `1 + rate / 10 + rate * t` are let go, which is when
+//! they are told to end: one inside an event takes as long as that. The burst is one, and what a
+//! tenth of a second brings: so much may come between two looks of a worker at its streams, and
+//! nothing of the rate is lost to their distance.
 
 use std::{
     num::NonZeroU32,
