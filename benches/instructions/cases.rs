@@ -2,7 +2,13 @@
 //! comes: what Stepflow's orchestrator sends, what a browser or a benchmark sends, and the worst
 //! that is admitted.
 
-use std::{hint::black_box, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    hint::black_box,
+    net::SocketAddr,
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use stepflow_load_balancer::{
     balance::Picker,
@@ -16,9 +22,9 @@ use stepflow_load_balancer::{
         Panic, Phase, Presence, Rng, Snapshot, Standing, Trust, Version, Weight,
     },
     session::{Affinity, Key, LostRules, Named, Rules, Settings},
-    sse::{EventBody, EventTracker, Reading},
+    sse::{EventBody, EventTracker, Pushed, Reading},
     stats::{BackendStats, StatusKey},
-    worker::MeasuredTable,
+    worker::{MeasuredMeter, MeasuredTable},
 };
 
 use crate::callgrind::Cases;
@@ -180,6 +186,13 @@ fn events(cases: &mut Cases) {
     let mut tracker = EventTracker::new();
     cases.case("event/track", 1, || {
         assert_eq!(tracker.step(black_box(&event)).events, 1);
+    });
+    let mut now = Instant::now();
+    let mut meter = MeasuredMeter::begin(Arc::new(BackendStats::new(1)), now);
+    let piece = Pushed { taken: input.len(), content: event.len(), events: 1 };
+    cases.case("event/measure", 1, || {
+        now += Duration::from_millis(20);
+        meter.content(black_box(piece), black_box(now));
     });
 }
 

@@ -1,9 +1,18 @@
-//! What `benches/` counts instructions of and nobody outside may use: a worker's table of backends.
+//! What `benches/` counts instructions of and nobody outside may use: a worker's table of backends,
+//! and what measures an event stream.
 //!
 //! Here so that the counts are those of the code that serves, not of a copy beside it.
 
-use super::table::{BackendTable, Pacing, Tried};
-use crate::{balance::Picker, exchange::Tick, model::Snapshot};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    meter::StreamMeter,
+    table::{BackendTable, Pacing, Tried},
+};
+use crate::{balance::Picker, exchange::Tick, model::Snapshot, sse::Pushed, stats::BackendStats};
 
 /// A worker's table of backends.
 #[doc(hidden)]
@@ -33,5 +42,23 @@ impl MeasuredTable {
     #[inline]
     pub fn instance(&self, id: &str) -> Option<u32> {
         self.0.instance(id).map(|slot| slot.0)
+    }
+}
+
+/// What measures an event stream.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct MeasuredMeter(StreamMeter);
+
+#[doc(hidden)]
+#[allow(missing_docs, reason = "each hands its arguments on to the method of its name")]
+impl MeasuredMeter {
+    pub fn begin(stats: Arc<BackendStats>, started: Instant) -> Self {
+        Self(StreamMeter::begin(stats, 0, started, started, Some(Duration::from_secs(10))))
+    }
+
+    #[inline]
+    pub fn content(&mut self, piece: Pushed, now: Instant) {
+        self.0.content(piece, Some(true), now);
     }
 }

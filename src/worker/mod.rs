@@ -55,7 +55,7 @@ use std::{
 pub use drain::SharedPace;
 pub use driver::{ActiveDriver, Fallback};
 #[doc(hidden)]
-pub use measured::MeasuredTable;
+pub use measured::{MeasuredMeter, MeasuredTable};
 use monoio::io::AsyncReadRent;
 use pin_project_lite::pin_project;
 pub use queue::Queues;

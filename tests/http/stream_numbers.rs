@@ -209,3 +209,62 @@ fn of_a_stream_with_a_content_coding_only_octets_are_known() {
     assert_eq!(metrics.sum("stepflow_lb_stream_octets_total", &[]), 16);
     assert_eq!(metrics.sum("stepflow_lb_stream_events_total", &[]), 0);
 }
+
+#[test]
+fn a_stream_that_we_end_says_what_for() {
+    let cases: [(&str, &[(&str, &str)]); 2] = [
+        ("aged", &[("STEPFLOW_LB_STREAM_AGE_MAX", "300ms")]),
+        ("drained", &[("STEPFLOW_LB_DRAIN_GRACE", "0s")]),
+    ];
+    for (end, options) in cases {
+        let backend = Backend::played();
+        let mut command = logging(&backend);
+        command.envs(options.iter().copied());
+        let mut balancer = Process::start(command);
+        balancer.wait_for_healthy(1);
+        let mut client = balancer.connect();
+        let mut peer = open(&mut client, &backend);
+        send(&mut peer, &mut client, "data: 1\n\n");
+        if end == "drained" {
+            balancer.signal("TERM");
+        }
+        let last = client.chunk();
+        assert!(last.starts_with(b"retry: "), "{}", String::from_utf8_lossy(&last));
+        let line = line(&mut balancer, "request completed");
+        let told = (&line["stream_end"], &line["at_boundary"], &line["events"]);
+        assert_eq!(told, (&end.into(), &true.into(), &1.into()), "{line}");
+    }
+}
+
+#[test]
+fn a_stream_that_goes_on_from_another_backend_is_one_stream() {
+    let (one, two) = (Backend::played(), Backend::played());
+    let balancer = Balancer::before(&[&one, &two]).with("stream_resume", "on").start();
+    let mut client = balancer.connect();
+    client.send(ASK);
+    let mut first = None;
+    wait_until("one of them is asked", || {
+        first = [&one, &two].into_iter().position(|backend| backend.has_next());
+        first.is_some()
+    });
+    let [asked, other] = if first == Some(0) { [&one, &two] } else { [&two, &one] };
+    let mut peer = asked.next();
+    peer.send(STREAM);
+    assert_eq!(client.head().status(), 200);
+    send(&mut peer, &mut client, "id: 1\ndata: 1\n\n");
+    peer.reset();
+    let mut peer = other.next();
+    peer.send(STREAM);
+    send(&mut peer, &mut client, "id: 2\ndata: 2\n\n");
+    peer.send("0\r\n\r\n");
+    assert_eq!(client.take(5), b"0\r\n\r\n");
+    wait_until("the stream has ended", || ended(&balancer.metrics(), "finished") == 1);
+    let metrics = balancer.metrics();
+    for backend in [asked, other] {
+        let label = format!(r#"backend="{}""#, backend.address);
+        assert_eq!(metrics.sum("stepflow_lb_stream_events_total", &[&label]), 1);
+    }
+    assert_eq!(metrics.observations("stepflow_lb_stream_time_to_first_octet_ms"), 1);
+    assert_eq!(metrics.observations("stepflow_lb_stream_event_gap_ms"), 1);
+    assert_eq!(ended(&metrics, "backend_died"), 0);
+}
