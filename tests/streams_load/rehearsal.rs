@@ -141,7 +141,12 @@ impl<'a> Stage<'a> {
     async fn judge(self, ended: usize) {
         let Self { world, name, began, before } = self;
         let back = |ends: &[End]| ends.len() >= ended && ends.iter().all(|e| e.waited.is_some());
-        until("everybody is back", 6 * PATIENCE, || back(&world.ends.borrow()[before..])).await;
+        until("everybody is back", 6 * PATIENCE, || {
+            let troubles = world.troubles.borrow();
+            assert!(troubles.is_empty(), "{name}: {} troubles, {}", troubles.len(), troubles[0]);
+            back(&world.ends.borrow()[before..])
+        })
+        .await;
         let mut ends = world.ends.borrow()[before..].to_vec();
         assert_eq!(ends.len(), ended, "{name}: so many were open");
         ends.sort_by_key(|end| end.at);
@@ -283,6 +288,6 @@ fn a_deploy_of_everything_loses_no_event_and_sends_nobody_away_too_fast() {
         println!("{clients} clients have got each of {} events once", (due + 1) * clients);
     });
     let troubles = world.troubles.take();
-    assert!(troubles.is_empty(), "{} troubles: {:#?}", troubles.len(), &troubles[..1]);
+    assert!(troubles.is_empty(), "{troubles:#?}");
     lab.finish();
 }
