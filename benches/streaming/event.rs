@@ -199,3 +199,63 @@ impl Random {
         self.next() % end
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(stream: u64) -> Order {
+        Order {
+            stream,
+            seed: 7,
+            period: Duration::from_millis(100),
+            events: 30,
+            size: 100,
+            framing: Framing::Close,
+            since_ns: 1_000,
+        }
+    }
+
+    #[test]
+    fn an_order_survives_its_target() {
+        for framing in [Framing::Chunked, Framing::Close] {
+            let order = Order { framing, ..order(3) };
+            assert_eq!(Order::from_target(&order.target()), Some(order));
+        }
+        let target = order(3).target();
+        for other in [target.replace("seed", "need"), target.replace("close", "else")] {
+            assert_eq!(Order::from_target(&other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn an_event_is_known_from_every_other_and_from_every_damage() {
+        let (mut octets, mut scratch) = (Vec::new(), Vec::new());
+        for event in 0..200 {
+            octets.clear();
+            order(3).write(event, 42, &mut octets);
+            let mut check =
+                |order: Order, event, octets: &[u8]| order.check(event, octets, &mut scratch);
+            assert_eq!(check(order(3), event, &octets), Ok(42));
+            assert_eq!(check(order(3), event + 1, &octets), Err(Unexpected));
+            assert_eq!(check(order(4), event, &octets), Err(Unexpected));
+            assert_eq!(check(order(3), event, &octets[1..]), Err(Unexpected));
+            assert_eq!(check(order(3), event, &octets[..octets.len() - 1]), Err(Unexpected));
+            let stamp = octets.iter().position(|octet| *octet == b'\n').unwrap() + 7;
+            for at in (0..octets.len()).filter(|at| !(stamp..stamp + STAMP_DIGITS).contains(at)) {
+                octets[at] ^= 1;
+                assert_eq!(check(order(3), event, &octets), Err(Unexpected), "octet {at}");
+                octets[at] ^= 1;
+            }
+        }
+    }
+
+    #[test]
+    fn streams_take_turns_within_their_period() {
+        let mut due: Vec<_> = (0..1000).map(|stream| order(stream).due_ns(0, 0)).collect();
+        due.sort_unstable();
+        let gaps = due.windows(2).map(|pair| pair[1] - pair[0]);
+        // Even spread would be 100 µs from one to the next.
+        assert!(gaps.clone().all(|gap| (10_000..300_000).contains(&gap)), "{:?}", gaps.max());
+    }
+}

@@ -200,3 +200,74 @@ fn body_of(head: &[u8]) -> Result<State, Malformed> {
         Some(status) => Err(Malformed::Status(status)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n";
+
+    /// What a reader makes of octets that come in pieces of this size, and whether it is content
+    /// with an end behind them.
+    fn read(octets: &[u8], size: usize) -> Result<(Vec<String>, bool), Malformed> {
+        let (mut reader, mut items) = (Reader::new(), Vec::new());
+        for piece in octets.chunks(size) {
+            reader.push(piece, &mut |item| {
+                items.push(match item {
+                    Item::Event(octets) => String::from_utf8_lossy(octets).into_owned(),
+                    Item::Retry(ms) => format!("retry {ms}"),
+                    Item::Comment => "comment".to_owned(),
+                });
+                Ok::<_, Malformed>(())
+            })?;
+        }
+        Ok((items, reader.may_close() && reader.is_between_events()))
+    }
+
+    #[test]
+    fn a_stream_is_read_alike_however_it_is_cut() {
+        let chunked = format!(
+            "{HEAD}Transfer-Encoding: chunked\r\n\r\n\
+             11\r\nid: 1\ndata: a\n\n: \r\n1\r\n\n\r\nF\r\n\nretry: 250\n\nid\r\n\
+             B\r\n: 2\ndata: b\r\n2\r\n\n\n\r\n0\r\n\r\n"
+        );
+        let closed = format!("{HEAD}\r\nid: 1\ndata: a\n\n: \n\nretry: 250\n\nid: 2\ndata: b\n\n");
+        let items = ["id: 1\ndata: a\n\n", "comment", "retry 250", "id: 2\ndata: b\n\n"];
+        for octets in [chunked, closed] {
+            for size in 1..=octets.len() {
+                let (read, is_whole) = read(octets.as_bytes(), size).unwrap();
+                assert_eq!(read, items, "in pieces of {size}");
+                assert!(is_whole, "in pieces of {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_whole_is_not_taken_for_whole() {
+        let cases = [
+            "\r\nid: 1\ndata: a\n",
+            "\r\nid: 1\ndata: a\n\nid",
+            "Transfer-Encoding: chunked\r\n\r\n9\r\ndata: a\n\n\r\n",
+            "Transfer-Encoding: chunked\r\n\r\n9\r\ndata: a\n\n\r\n0\r\n",
+        ];
+        for octets in cases {
+            let (_, is_whole) = read(format!("{HEAD}{octets}").as_bytes(), 7).unwrap();
+            assert!(!is_whole, "{octets:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_stream_is_refused() {
+        let chunked = format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n");
+        let cases = [
+            ("HTTP/1.1 503 So\r\n\r\n".to_owned(), Malformed::Status(503)),
+            (format!("{chunked}g\r\n"), Malformed::ChunkSize("g\\r\\n".to_owned())),
+            (format!("{chunked}1\r\nab"), Malformed::ChunkEnd),
+            (format!("{chunked}0\r\n\r\nx"), Malformed::BehindTheEnd),
+            (format!("{HEAD}\r\nretry: x\n"), Malformed::Retry("retry: x".to_owned())),
+        ];
+        for (octets, error) in cases {
+            assert_eq!(read(octets.as_bytes(), 3), Err(error), "{octets:?}");
+        }
+    }
+}
