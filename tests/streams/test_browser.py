@@ -173,3 +173,39 @@ def test_a_browser_that_is_killed_leaves_nothing_open_at_the_backend(lab):
         lambda: balancer.metrics().sum("stepflow_lb_event_streams_open") == 0,
         10,
     )
+
+
+def test_what_is_counted_of_streams_is_what_their_browser_noticed(lab, tab_of):
+    backend = lab.backend()
+    balancer = lab.balancer([backend])
+    tab = tab_of(balancer)
+    tab.listen()
+    noticed = octets = 0
+    for life, ending in enumerate(["end", "cut", "reset", "leave"]):
+        stream = backend.next().begin()
+        if life:
+            tab.expect_return()
+        else:
+            tab.expect("open")
+        # Blocks without data are no events, to readers and in numbers alike.
+        for said in (QUICK_RETRY, b": comment\n\n", event("1", life), event("2", life)):
+            stream.send(said)
+            octets += len(said)
+        noticed += len([tab.next_event() for _ in range(2)])
+        if ending == "leave":
+            tab.evaluate("source.close()")
+            stream.wait_until_left()
+        else:
+            getattr(stream, ending)()
+
+    def ends():
+        series = balancer.metrics().series("stepflow_lb_stream_ends_total")
+        return {labels["reason"]: value for labels, value in series if value > 0}
+
+    expected = {"finished": 1, "backend_died": 2, "client_left": 1}
+    processes.eventually(f"the ends are {expected}", lambda: ends() == expected, 10)
+    metrics = balancer.metrics()
+    assert metrics.sum("stepflow_lb_stream_events_total") == noticed
+    assert metrics.sum("stepflow_lb_stream_octets_total") == octets
+    assert metrics.sum("stepflow_lb_cancel_latency_ms_count") == 1
+    assert metrics.sum("stepflow_lb_event_streams_open") == 0
