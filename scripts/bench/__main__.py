@@ -23,8 +23,8 @@ from scenarios import QUICK, SCENARIOS
 from stage import Entry, Scenario, Stage, Tools
 
 QUICK_KINDS = ("ours", "nginx")
-# A second before each measurement that is not counted: pools fill, caches and allocators warm up.
-WARM_UP_S = 1.0
+# Before the first of each, not counted: pools fill, caches and allocators warm up.
+WARM_UP_S = 2.0
 # A machine on which others use more than this of a CPU gives ratios, and no figures.
 QUIET_CPUS = 0.1
 

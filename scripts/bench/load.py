@@ -52,8 +52,11 @@ def wrk(
 
     if re.search(r"Non-2xx or 3xx responses|Socket errors", text):
         raise BenchError(f"wrk saw errors at {url}:\n{text}")
+    requests = int(found(r"(\d+) requests in")[1])
+    if requests == 0:
+        raise BenchError(f"no request was answered at {url} in {seconds:.0f} s")
     return Outcome(
-        requests=int(found(r"(\d+) requests in")[1]),
+        requests=requests,
         per_second=float(found(r"Requests/sec:\s+([\d.]+)")[1]),
         p50_ms=milliseconds(50),
         p99_ms=milliseconds(99),
