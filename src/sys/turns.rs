@@ -21,6 +21,9 @@ use std::{
 /// as entering the driver a hundred times.
 const OPERATIONS_PER_TURN: u32 = 16;
 
+/// Tasks that wait for their turn, as a rule, at most: all of them come to wait within one round.
+const WAITING_USUALLY: usize = 64;
+
 /// The turns of one thread.
 #[derive(Debug)]
 pub struct Turns {
@@ -38,7 +41,9 @@ impl Turns {
         let (ringer, bell) = UnixStream::pair()?;
         ringer.set_nonblocking(true)?;
         let left = Cell::new(OPERATIONS_PER_TURN);
-        Ok((Rc::new(Self { left, waiting: RefCell::default(), ringer }), bell))
+        // Who comes to wait is a matter of timing: the first should not be who allocates.
+        let waiting = RefCell::new(Vec::with_capacity(WAITING_USUALLY));
+        Ok((Rc::new(Self { left, waiting, ringer }), bell))
     }
 
     /// A task is about to be polled: its turn begins.
