@@ -164,24 +164,27 @@ impl Duplex {
     ///
     /// # Errors
     /// The kernel's. How much was sent before is not known then.
-    pub async fn send_all<B: IoBuf>(&self, buf: B) -> BufResult<(), B> {
-        let len = buf.bytes_init();
-        let (mut sent, mut buf) = (0, buf);
-        while sent < len {
-            self.turn().await;
-            // SAFETY: as in `recv`, with `write` in place of `read`.
-            let stream = unsafe { &mut *self.stream.get() };
-            let (result, slice) = stream.write(buf.slice(sent..len)).await;
-            buf = slice.into_inner();
-            self.turns.spend();
-            match result {
-                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buf),
-                Ok(n) => sent += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return (Err(error), buf),
+    pub fn send_all<B: IoBuf>(&self, mut buf: B) -> impl Future<Output = BufResult<(), B>> {
+        let mut sent = 0;
+        // Not an `async fn`, which would hold its argument beside what becomes of it.
+        async move {
+            while sent < buf.bytes_init() {
+                self.turn().await;
+                let len = buf.bytes_init();
+                // SAFETY: as in `recv`, with `write` in place of `read`.
+                let stream = unsafe { &mut *self.stream.get() };
+                let (result, slice) = stream.write(buf.slice(sent..len)).await;
+                buf = slice.into_inner();
+                self.turns.spend();
+                match result {
+                    Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buf),
+                    Ok(n) => sent += n,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return (Err(error), buf),
+                }
             }
+            (Ok(()), buf)
         }
-        (Ok(()), buf)
     }
 
     /// Waits until a read would not block.
