@@ -92,6 +92,7 @@ fn outliers(rng: &mut Rng) -> outlier::Policy {
         failure_percent: (rng.below(2) == 0).then(|| *pick(rng, &[1, 50, 100])),
         window: Duration::from_millis(*pick(rng, &[300, 5_000, 10_000, 20_000])),
         requests_min: NonZeroU32::new(number(rng, 1, 20)).unwrap(),
+        silent_percent: (rng.below(3) > 0).then(|| *pick(rng, &[50, 80, 100])),
         ejection: Duration::from_millis(rng.below(20_000) + 1),
         ejection_max: Duration::from_secs(20 + rng.below(60)),
         ejected_percent_max: *pick(rng, &[0, 10, 50, 50, 100]),
@@ -244,8 +245,9 @@ impl Run {
                 38..43 => self.report(),
                 43..46 => self.end_replay(),
                 46..54 => self.begin_or_end_exchange(),
-                54..76 => self.fare(),
-                76..97 => self.pass_time(),
+                54..70 => self.fare(),
+                70..77 => self.sound(),
+                77..97 => self.pass_time(),
                 _ => self.rare(),
             }
             self.check();
@@ -646,6 +648,29 @@ impl Run {
         }
     }
 
+    /// A worker has walked over the streams of some backends.
+    fn sound(&mut self) {
+        // Most speak, or nobody would be silent alone.
+        let silent_one = (self.rng.below(2) == 0).then(|| self.rng.below(8));
+        for (n, (id, (_, stats))) in (0..).zip(&self.seen) {
+            let Some(sound) = self.conduct.sound(*id) else { continue };
+            let rng = &mut self.rng;
+            let judged = rng.below(12);
+            let silent = match silent_one == Some(n % 8) {
+                true => judged - rng.below(3).min(judged),
+                false => rng.below(3).min(judged),
+            };
+            let worker = index(rng, 2);
+            stats.cell(worker).silence.set(judged, silent);
+            sound.on_workers[worker] = (judged, silent);
+            for _ in 0..rng.below(4).saturating_sub(2) * rng.below(10) {
+                stats.cell(worker).silence.resume();
+                sound.resumed += 1;
+            }
+            self.trace.push(format!("{id:?} sounds {sound:?}"));
+        }
+    }
+
     fn begin_or_end_exchange(&mut self) {
         let backends = self.backends();
         if self.rng.below(2) == 0 && !self.running.is_empty() {
@@ -883,6 +908,9 @@ fn random_runs_agree_with_the_model() {
         for line in run.trace.iter().filter_map(|line| line.strip_prefix("Event(")) {
             let name: String = line.chars().take_while(char::is_ascii_alphabetic).collect();
             covered.insert(name);
+            if line.contains("StreamsStalled") {
+                covered.insert("StreamsStalled".to_owned());
+            }
         }
     }
     if seeds.len() as u64 >= RUNS {
@@ -895,6 +923,7 @@ fn random_runs_agree_with_the_model() {
             "BackendDraining",
             "BackendUndrained",
             "BackendEjected",
+            "StreamsStalled",
             "BackendReadmitted",
             "EjectionWithheld",
             "PanicBegan",

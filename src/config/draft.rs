@@ -95,6 +95,8 @@ impl Draft {
                 failure_percent: None,
                 window: Duration::ZERO,
                 requests_min: NonZeroU32::MIN,
+                silent_percent: None,
+                silence_min: Duration::ZERO,
                 ejection: Duration::ZERO,
                 ejection_max: Duration::ZERO,
                 ejected_percent_max: 0,

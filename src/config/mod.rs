@@ -229,6 +229,11 @@ pub struct Outliers {
     pub window: Duration,
     /// Requests within that time below which the share says nothing.
     pub requests_min: NonZeroU32,
+    /// Share of event streams silent at the same time that ejects, in percent; `None` listens to
+    /// none.
+    pub silent_percent: Option<u8>,
+    /// Shortest silence of a stream that counts.
+    pub silence_min: Duration,
     /// Length of the first ejection, and by how much each further one is longer.
     pub ejection: Duration,
     /// Longest ejection.

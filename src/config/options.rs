@@ -53,6 +53,9 @@ pub const ADMIN_ADDRESS_DEFAULT: &str = "127.0.0.1:9901";
 /// Prefix of the variables that are ours alone.
 pub const OUR_PREFIX: &str = "STEPFLOW_LB_";
 
+/// Silence of fewer streams than half of them is not the backend's.
+const SILENT_PERCENT_LEAST: u8 = 50;
+
 /// What stands where a secret was.
 pub(super) const NOT_SHOWN: &str = "(not shown)";
 
@@ -637,6 +640,31 @@ pub static SETTINGS: &[Setting] = &[
         group: "Outlier detection",
         apply: |draft, text| {
             units::positive_u32(text).map(|n| draft.config.outliers.requests_min = n)
+        },
+    },
+    Setting {
+        key: "outlier_silent_streams",
+        flag: "outlier-silent-streams",
+        environment: "STEPFLOW_LB_OUTLIER_SILENT_STREAMS",
+        default: "off",
+        accepted: "a share from 50% to 100%, or off",
+        help: "Share of its event streams, silent at the same time, that ejects a backend",
+        group: "Outlier detection",
+        apply: |draft, text| {
+            units::or_off(text, |text| units::share(text, SILENT_PERCENT_LEAST))
+                .map(|share| draft.config.outliers.silent_percent = share)
+        },
+    },
+    Setting {
+        key: "outlier_silence_min",
+        flag: "outlier-silence-min",
+        environment: "STEPFLOW_LB_OUTLIER_SILENCE_MIN",
+        default: "5s",
+        accepted: POSITIVE_DURATION,
+        help: "Shortest silence of an event stream that counts for outlier_silent_streams",
+        group: "Outlier detection",
+        apply: |draft, text| {
+            units::positive_duration(text).map(|d| draft.config.outliers.silence_min = d)
         },
     },
     Setting {

@@ -358,6 +358,7 @@ fn outlier_policy(outliers: &Outliers) -> Option<outlier::Policy> {
         failure_percent: outliers.failure_percent,
         window: outliers.window,
         requests_min: outliers.requests_min,
+        silent_percent: outliers.silent_percent,
         ejection: outliers.ejection,
         ejection_max: outliers.ejection_max,
         ejected_percent_max: outliers.ejected_percent_max,

@@ -1,21 +1,23 @@
 //! Pure: what the outcomes of real requests say about a backend, which no probe needs to notice.
 //!
 //! Owns one [`OutlierMachine`] per backend: rows of failures, the share of failures over a window,
-//! and how long an ejection lasts. Does not own how many backends may be out at once, because that
-//! is a matter of all of them (`plane::roster`).
+//! event streams that fall silent together, and how long an ejection lasts. Does not own how many
+//! backends may be out at once, because that is a matter of all of them (`plane::roster`), nor when
+//! one stream counts as silent, because only its worker hears it.
 //!
 //! Invariants
 //! - Nobody is ejected for a row of failures in which a success stands: where the order of two
 //!   outcomes is not known, the shorter row is believed.
 //! - What happened before a backend was readmitted, or while it took no new work, is not held
 //!   against it.
+//! - Nobody is ejected for silence that others keep as well.
 
 use std::{
     num::NonZeroU32,
     time::{Duration, Instant},
 };
 
-use crate::stats::OutcomeReading;
+use crate::stats::{OutcomeReading, SilenceReading};
 
 /// Parts into which the window is cut. What is older than the window is forgotten in parts of this
 /// size, so the window covers between nine tenths and all of its length.
@@ -30,6 +32,14 @@ const READING_PERIOD_MAX: Duration = Duration::from_secs(1);
 /// Shortest time between two looks, however short the window.
 const READING_PERIOD_MIN: Duration = Duration::from_millis(50);
 
+/// Event streams, of a backend as of all others together, below which their share of silent ones
+/// says nothing: a few streams can be silent at the same time by chance.
+pub const STREAMS_JUDGED_MIN: u64 = 5;
+
+/// How long streams must be silent together before that counts: every worker walks over its streams
+/// once a second, so by then all of them have looked at the same silence.
+pub const SILENCE_CONFIRMED: Duration = Duration::from_secs(2);
+
 /// When a backend is ejected, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -43,6 +53,9 @@ pub struct Policy {
     pub window: Duration,
     /// Requests within the window below which its share says nothing.
     pub requests_min: NonZeroU32,
+    /// Share of event streams that are silent at the same time, in percent; `None` does not look at
+    /// it.
+    pub silent_percent: Option<u8>,
     /// Length of the first ejection; each further one is longer by this much.
     pub ejection: Duration,
     /// Longest ejection.
@@ -71,12 +84,14 @@ pub enum Reason {
     ConsecutiveFailures,
     /// Too large a share of failures.
     FailureRate,
+    /// Event streams that fell silent together.
+    StreamsStalled,
 }
 
 impl Reason {
     /// One label per reason, in the order of [`Reason::index`].
-    pub const LABELS: [&'static str; 3] =
-        ["connect_failures", "consecutive_failures", "failure_rate"];
+    pub const LABELS: [&'static str; 4] =
+        ["connect_failures", "consecutive_failures", "failure_rate", "streams_stalled"];
 
     /// Index below the length of [`Reason::LABELS`].
     pub fn index(self) -> usize {
@@ -84,6 +99,7 @@ impl Reason {
             Self::ConnectFailures => 0,
             Self::ConsecutiveFailures => 1,
             Self::FailureRate => 2,
+            Self::StreamsStalled => 3,
         }
     }
 
@@ -120,6 +136,12 @@ pub struct OutlierMachine {
     failed_in_a_row: u64,
     connect_failed_in_a_row: u64,
     window: Window,
+    /// Since when its streams are silent together, and those of others are not.
+    silent_since: Option<Instant>,
+    /// They have been for long enough.
+    is_stalled: bool,
+    /// Streams that had spoken again when somebody listened last while it was in.
+    resumed_seen: u64,
     /// Ejections that are not forgiven yet.
     ejections: u32,
     state: State,
@@ -128,7 +150,7 @@ pub struct OutlierMachine {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     In { since: Instant },
-    Out { since: Instant, until: Instant },
+    Out { since: Instant, until: Instant, reason: Reason },
 }
 
 impl OutlierMachine {
@@ -139,9 +161,40 @@ impl OutlierMachine {
             failed_in_a_row: 0,
             connect_failed_in_a_row: 0,
             window: Window::new(now),
+            silent_since: None,
+            is_stalled: false,
+            resumed_seen: 0,
             ejections: 0,
             state: State::In { since: now },
         }
+    }
+
+    /// Listens to its event streams, beside those of all others that take new work. What follows
+    /// shows in the next [`OutlierMachine::observe`].
+    pub fn listen(
+        &mut self,
+        own: SilenceReading,
+        others: SilenceReading,
+        now: Instant,
+        policy: &Policy,
+    ) {
+        if self.is_out() {
+            return;
+        }
+        self.resumed_seen = own.resumed;
+        let is_silent = |percent| is_silent_alone(own, others, percent);
+        self.silent_since = match policy.silent_percent.is_some_and(is_silent) {
+            true => self.silent_since.or(Some(now)),
+            false => None,
+        };
+        self.is_stalled = self.silent_since.is_some_and(|since| now >= since + SILENCE_CONFIRMED);
+    }
+
+    /// Whether it is out because its streams were silent, and most of those that are left have
+    /// spoken since. Streams that ended meanwhile say nothing: their clients may have given up.
+    pub fn speaks_again(&self, own: SilenceReading) -> bool {
+        let resumed = own.resumed.saturating_sub(self.resumed_seen);
+        self.out_for() == Some(Reason::StreamsStalled) && resumed > own.silent
     }
 
     /// Looks at the counts. Gives the reason if the backend ought to be ejected now.
@@ -183,10 +236,13 @@ impl OutlierMachine {
         let (passed, failed) = self.window.sum();
         let total = passed + failed;
         let is_bad = |percent: u8| failed * 100 >= total * u64::from(percent);
-        (total >= u64::from(policy.requests_min.get())
+        if total >= u64::from(policy.requests_min.get())
             && failed > 0
-            && policy.failure_percent.is_some_and(is_bad))
-        .then_some(Reason::FailureRate)
+            && policy.failure_percent.is_some_and(is_bad)
+        {
+            return Some(Reason::FailureRate);
+        }
+        self.is_stalled.then_some(Reason::StreamsStalled)
     }
 
     /// Looks away: it takes no new work for another reason, and what it meets meanwhile is not held
@@ -196,11 +252,13 @@ impl OutlierMachine {
         self.failed_in_a_row = 0;
         self.connect_failed_in_a_row = 0;
         self.window = Window::new(now);
+        self.silent_since = None;
+        self.is_stalled = false;
     }
 
     /// Puts it out. Gives how long, and how many ejections are counted against it, this one
     /// included: one is forgiven for every length of the first that it has been in.
-    pub fn eject(&mut self, now: Instant, policy: &Policy) -> (Duration, u32) {
+    pub fn eject(&mut self, reason: Reason, now: Instant, policy: &Policy) -> (Duration, u32) {
         let good_for = match self.state {
             State::In { since } => now.saturating_duration_since(since),
             State::Out { .. } => Duration::ZERO,
@@ -209,7 +267,7 @@ impl OutlierMachine {
         let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
         self.ejections = self.ejections.saturating_sub(forgiven).saturating_add(1);
         let length = policy.ejection.saturating_mul(self.ejections).min(policy.ejection_max);
-        self.state = State::Out { since: now, until: now + length };
+        self.state = State::Out { since: now, until: now + length, reason };
         (length, self.ejections)
     }
 
@@ -233,6 +291,14 @@ impl OutlierMachine {
         }
     }
 
+    /// Why it is out, if it is.
+    pub fn out_for(&self) -> Option<Reason> {
+        match self.state {
+            State::In { .. } => None,
+            State::Out { reason, .. } => Some(reason),
+        }
+    }
+
     /// When its ejection began, if it is out.
     pub fn out_since(&self) -> Option<Instant> {
         match self.state {
@@ -240,6 +306,17 @@ impl OutlierMachine {
             State::Out { since, .. } => Some(since),
         }
     }
+}
+
+/// Whether enough of its own streams are silent, and less than half as large a share of the others'.
+/// Silence that most others keep as well has a cause that they share: the network on this side, or
+/// nothing that there is to say. Who has nobody to be compared with is not silent alone.
+fn is_silent_alone(own: SilenceReading, others: SilenceReading, percent: u8) -> bool {
+    let percent = u64::from(percent);
+    own.judged >= STREAMS_JUDGED_MIN
+        && others.judged >= STREAMS_JUDGED_MIN
+        && own.silent * 100 >= own.judged * percent
+        && others.silent * 200 < others.judged * percent
 }
 
 /// Outcomes of the last while, in buckets of equal length.

@@ -1,4 +1,5 @@
 mod outliers;
+mod silence;
 
 use std::{net::IpAddr, num::NonZeroU32};
 

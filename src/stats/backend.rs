@@ -5,7 +5,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use super::{Counter, Gauge, OutcomeCell, OutcomeReading, PeakLatency, Series, StreamSeries};
+use super::{
+    Counter, Gauge, OutcomeCell, OutcomeReading, PeakLatency, Series, SilenceCell, SilenceReading,
+    StreamSeries,
+};
 
 /// The counts of one backend.
 ///
@@ -51,6 +54,8 @@ pub struct BackendCell {
     pub event_streams: Gauge,
     /// How requests have turned out. Untouched while nobody wants to know.
     pub outcomes: OutcomeCell,
+    /// How its event streams sound. Untouched while nobody wants to know.
+    pub silence: SilenceCell,
     /// Requests running now that may begin a session, and have not yet.
     pub sessions_pending: Gauge,
     /// Sessions that became live.
@@ -135,6 +140,11 @@ impl BackendStats {
     /// How requests have turned out on all workers.
     pub fn outcomes(&self) -> OutcomeReading {
         OutcomeReading::sum(self.cells.iter().map(|cell| &cell.outcomes))
+    }
+
+    /// How its event streams sound on all workers.
+    pub fn silence(&self) -> SilenceReading {
+        SilenceReading::sum(self.cells.iter().map(|cell| &cell.silence))
     }
 
     /// Event streams running now on all workers.

@@ -10,6 +10,7 @@ fn policy() -> Policy {
         failure_percent: Some(50),
         window: 10 * SECOND,
         requests_min: NonZeroU32::new(20).unwrap(),
+        silent_percent: None,
         ejection: 30 * SECOND,
         ejection_max: 100 * SECOND,
         ejected_percent_max: 50,
@@ -99,7 +100,9 @@ fn no_row_is_believed_in_which_any_worker_saw_a_success() {
                 match reason {
                     Some(Reason::ConsecutiveFailures) => assert!(row >= 5, "seed {seed}"),
                     Some(Reason::ConnectFailures) => assert!(connect_row >= 3, "seed {seed}"),
-                    Some(Reason::FailureRate) => panic!("it is off"),
+                    Some(reason @ (Reason::FailureRate | Reason::StreamsStalled)) => {
+                        panic!("{reason:?} is off")
+                    }
                     None => {}
                 }
             }
@@ -174,7 +177,10 @@ fn ejections_grow_to_their_cap_and_shrink_while_all_is_well() {
     ];
     for (well_for, want, ejections) in story {
         now += SECOND * well_for;
-        assert_eq!(machine.eject(now, &policy), (SECOND * want, ejections));
+        assert_eq!(
+            machine.eject(Reason::ConsecutiveFailures, now, &policy),
+            (SECOND * want, ejections)
+        );
         let until = machine.out_until().unwrap();
         assert_eq!((machine.out_since(), until), (Some(now), now + SECOND * want));
         now = until;
@@ -189,7 +195,7 @@ fn what_happens_while_it_is_out_is_not_held_against_it() {
     let mut machine = OutlierMachine::new(now);
     count(&stats, 0, "-----");
     assert!(machine.observe(stats.outcomes(), now, &policy).is_some());
-    machine.eject(now, &policy);
+    machine.eject(Reason::ConsecutiveFailures, now, &policy);
     count(&stats, 0, "------------------------");
     assert_eq!(machine.observe(stats.outcomes(), now, &policy), None);
     count(&stats, 1, "cccccccc");
@@ -225,4 +231,83 @@ fn counts_are_looked_at_often_enough_for_the_window_and_at_least_each_second() {
     assert_eq!(period(10 * SECOND), SECOND);
     assert_eq!(period(600 * SECOND), SECOND);
     assert_eq!(period(Duration::from_millis(1)), Duration::from_millis(50));
+}
+
+fn streams(judged: u64, silent: u64) -> SilenceReading {
+    SilenceReading { judged, silent, resumed: 0 }
+}
+
+#[test]
+fn streams_that_are_silent_together_and_alone_eject_once_all_workers_have_looked() {
+    let off = policy();
+    let on = Policy { silent_percent: Some(80), ..off };
+    let cases = [
+        (off, (10, 10), (20, 0), false),
+        (on, (10, 10), (20, 0), true),
+        (on, (10, 8), (20, 0), true),
+        (on, (10, 7), (20, 0), false),
+        (on, (10, 1), (20, 0), false),
+        // Too few to tell.
+        (on, (5, 5), (5, 0), true),
+        (on, (4, 4), (20, 0), false),
+        // Nobody to compare with.
+        (on, (10, 10), (4, 0), false),
+        (on, (10, 10), (0, 0), false),
+        // Others keep the same silence.
+        (on, (10, 10), (20, 7), true),
+        (on, (10, 10), (20, 8), false),
+        (on, (10, 10), (20, 20), false),
+        (on, (0, 0), (0, 0), false),
+    ];
+    for (policy, own, others, is_out) in cases {
+        let start = Instant::now();
+        let mut machine = OutlierMachine::new(start);
+        let mut hear = |own, others, after| {
+            machine.listen(own, others, start + after, &policy);
+            machine.observe(OutcomeReading::default(), start + after, &policy)
+        };
+        let (own, others) = (streams(own.0, own.1), streams(others.0, others.1));
+        let just_before = SILENCE_CONFIRMED.checked_sub(Duration::from_nanos(1)).unwrap();
+        assert_eq!(hear(own, others, Duration::ZERO), None);
+        assert_eq!(hear(own, others, just_before), None);
+        let want = is_out.then_some(Reason::StreamsStalled);
+        assert_eq!(hear(own, others, SILENCE_CONFIRMED), want, "{own:?} {others:?}");
+        // One word from them, and it begins anew.
+        assert_eq!(hear(streams(10, 0), others, 2 * SILENCE_CONFIRMED), None);
+        assert_eq!(hear(own, others, 3 * SILENCE_CONFIRMED), None);
+    }
+}
+
+#[test]
+fn silence_of_a_backend_that_is_passed_over_is_not_held_against_it_later() {
+    let start = Instant::now();
+    let policy = Policy { silent_percent: Some(80), ..policy() };
+    let mut machine = OutlierMachine::new(start);
+    machine.listen(streams(9, 9), streams(9, 0), start, &policy);
+    machine.skip(OutcomeReading::default(), start + SECOND);
+    let later = start + SILENCE_CONFIRMED;
+    machine.listen(streams(9, 9), streams(9, 0), later, &policy);
+    assert_eq!(machine.observe(OutcomeReading::default(), later, &policy), None);
+}
+
+#[test]
+fn it_speaks_again_when_more_have_spoken_than_are_silent_still() {
+    let start = Instant::now();
+    let policy = Policy { silent_percent: Some(80), ..policy() };
+    let reading = |silent, resumed| SilenceReading { judged: 10, silent, resumed };
+    for (reason, silent, resumed, want) in [
+        (Reason::StreamsStalled, 0, 7, false),
+        (Reason::StreamsStalled, 0, 8, true),
+        (Reason::StreamsStalled, 5, 12, false),
+        (Reason::StreamsStalled, 5, 13, true),
+        (Reason::ConsecutiveFailures, 0, 17, false),
+    ] {
+        let mut machine = OutlierMachine::new(start);
+        machine.listen(reading(10, 7), streams(9, 0), start, &policy);
+        assert!(!machine.speaks_again(reading(0, 9)), "it is not out");
+        machine.eject(reason, start, &policy);
+        // Whoever is out is still heard, and nothing is held against it.
+        machine.listen(reading(10, 8), streams(9, 0), start + SECOND, &policy);
+        assert_eq!(machine.speaks_again(reading(silent, resumed)), want, "{silent} {resumed}");
+    }
 }

@@ -6,14 +6,17 @@
 //!   is the last to take new work.
 //! - Only a backend that takes new work is put out.
 //! - Whoever is out has a time at which that ends.
+//! - Whoever is out because its streams were silent is let in by its time, or by its streams: health
+//!   checks passed all the while, so they say nothing.
 
 use std::time::Instant;
 
-use super::Roster;
+use super::{Entry, Roster};
 use crate::{
     health::outlier::{Ends, Policy, Reason},
     model::{Backend, BackendId, Initialisation, Standing},
     plane::{PlaneEvent, journal::Journal},
+    stats::SilenceReading,
 };
 
 impl Roster {
@@ -31,8 +34,32 @@ impl Roster {
 
     /// Looks at the counts of every backend.
     pub(in crate::plane) fn read_outcomes(&mut self, now: Instant, journal: &mut Journal) {
+        if let Some(policy) = self.outlier_policy.filter(|policy| policy.silent_percent.is_some()) {
+            self.listen(&policy, now, journal);
+        }
         for id in self.entries.keys().copied().collect::<Vec<_>>() {
             self.read_outcomes_of(id, now, journal);
+        }
+    }
+
+    /// Listens to the event streams of every backend, each beside those of all others that take new
+    /// work, and lets those in that were out for silence and speak.
+    fn listen(&mut self, policy: &Policy, now: Instant, journal: &mut Journal) {
+        // Read once: workers write meanwhile, and a part must not be larger than its sum.
+        let hear = |entry: &Entry| (self.takes_work(&entry.backend), entry.backend.stats.silence());
+        let heard: Vec<(bool, SilenceReading)> = self.entries.values().map(hear).collect();
+        let of_takers = heard.iter().filter(|(takes_work, _)| *takes_work);
+        let all = of_takers.fold(SilenceReading::default(), |sum, (_, own)| sum.with(*own));
+        let mut returning = Vec::new();
+        for ((id, entry), (takes_work, own)) in self.entries.iter_mut().zip(heard) {
+            let others = if takes_work { all.without(own) } else { all };
+            entry.outlier.listen(own, others, now, policy);
+            if entry.outlier.speaks_again(own) {
+                returning.push(*id);
+            }
+        }
+        for id in returning {
+            self.readmit(id, now, journal);
         }
     }
 
@@ -68,9 +95,12 @@ impl Roster {
 
     fn may_eject_one_more(&self, policy: &Policy) -> bool {
         let backends = self.entries.values().map(|entry| &entry.backend);
-        let takes_work = |b: &&Backend| b.takes_new_work() && !self.uninitialised.contains(&b.id);
-        let is_one_left = backends.filter(takes_work).nth(1).is_some();
+        let is_one_left = backends.filter(|b| self.takes_work(b)).nth(1).is_some();
         is_one_left && self.ejected_present() < policy.ejected_max(self.present())
+    }
+
+    fn takes_work(&self, backend: &Backend) -> bool {
+        backend.takes_new_work() && !self.uninitialised.contains(&backend.id)
     }
 
     fn present(&self) -> usize {
@@ -90,7 +120,7 @@ impl Roster {
         journal: &mut Journal,
     ) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        let (length, ejections) = entry.outlier.eject(now, policy);
+        let (length, ejections) = entry.outlier.eject(reason, now, policy);
         entry.backend.standing = Standing::Ejected;
         entry.is_ejection_withheld = false;
         self.ejected.insert((now + length, id));
@@ -105,7 +135,7 @@ impl Roster {
             length,
             ejections,
         });
-        if policy.ends == Ends::ByProbe {
+        if policy.ends == Ends::ByProbe && reason != Reason::StreamsStalled {
             self.demand(id, now);
         }
     }
@@ -139,6 +169,7 @@ impl Roster {
         let Some(entry) = self.entries.get(&id) else { return };
         let Some(out_since) = entry.outlier.out_since() else { return };
         if self.outlier_policy.is_some_and(|policy| policy.ends == Ends::ByProbe)
+            && entry.outlier.out_for() != Some(Reason::StreamsStalled)
             && began.is_some_and(|began| began >= out_since)
         {
             self.readmit(id, now, journal);

@@ -13,6 +13,7 @@ fn outliers() -> outlier::Policy {
         failure_percent: Some(50),
         window: 10 * SECOND,
         requests_min: NonZeroU32::new(20).unwrap(),
+        silent_percent: None,
         ejection: 30 * SECOND,
         ejection_max: 300 * SECOND,
         ejected_percent_max: 50,
@@ -84,7 +85,7 @@ fn a_backend_that_fails_its_requests_is_ejected_and_comes_back() {
         .collect();
     assert_eq!(lengths, [(30, 1), (60, 2)]);
     assert_eq!(world.count("backend_readmitted"), 2);
-    assert_eq!(world.plane.counters().ejections, [0, 2, 0]);
+    assert_eq!(world.plane.counters().ejections, [0, 2, 0, 0]);
 }
 
 #[test]
@@ -108,7 +109,7 @@ fn connects_that_fail_eject_sooner_than_other_failures() {
         world.handle(Input::Reported(Report::ConnectFailed(backend.id)));
         assert_eq!(world.ejected().len(), usize::from(done == 3));
     }
-    assert_eq!(world.plane.counters().ejections, [1, 0, 0]);
+    assert_eq!(world.plane.counters().ejections, [1, 0, 0, 0]);
 }
 
 #[test]
