@@ -70,6 +70,11 @@ impl Alarms {
         self.now.get()
     }
 
+    /// The time in which deadlines are counted.
+    pub(super) fn clock(&self) -> Tick {
+        self.clock.get()
+    }
+
     /// A place for one connection.
     pub(super) fn register(self: &Rc<Self>) -> Alarm {
         let place = match self.free.borrow_mut().pop() {
@@ -142,7 +147,7 @@ impl Alarm {
 
     /// The time in which deadlines are counted, for [`Alarm::set_since`].
     pub(super) fn now(&self) -> Tick {
-        self.alarms.clock.get()
+        self.alarms.clock()
     }
 
     /// As [`Alarm::set`], for a wait that began earlier.

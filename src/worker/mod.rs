@@ -20,12 +20,14 @@ mod drain;
 mod driver;
 mod explain;
 mod handshake;
+mod hearing;
 mod http;
 mod measured;
 mod meter;
 mod outcome;
 mod owner;
 mod pool;
+mod pulse;
 mod queue;
 mod reach;
 mod relay;
@@ -78,6 +80,7 @@ use buffer::Buffers;
 use crowd::Crowd;
 use door::{Door, Guest};
 use drain::Drain;
+use hearing::Hearing;
 use pool::Pool;
 use queue::Queue;
 use sessions::Sessions;
@@ -174,6 +177,8 @@ struct Worker {
     /// What runs here and may have to be told something.
     streams: Streams,
     drain: Drain,
+    /// Listens to event streams, where their silence may eject a backend.
+    hearing: Option<Hearing>,
     alarms: Rc<Alarms>,
     buffers: Buffers,
     turns: Rc<Turns>,
@@ -312,6 +317,7 @@ async fn live(
         sessions,
         streams: Streams::default(),
         drain: Drain::new(&config, parts.drain_pace, seed),
+        hearing: Hearing::new(&config.outliers),
         alarms: Alarms::new(Instant::now()),
         buffers: Buffers::default(),
         turns,
@@ -394,6 +400,9 @@ async fn tick(worker: Rc<Worker>) {
         worker.alarms.walk(now);
         drain::tick(&worker, now);
         worker.door.expire(worker.alarms.now());
+        if let Some(hearing) = &worker.hearing {
+            hearing.tick(&worker.table.borrow(), worker.alarms.clock());
+        }
         if let Some(sessions) = &worker.sessions {
             sessions.sweep(&worker, Tick::LENGTH);
         }
@@ -484,6 +493,7 @@ mod tests {
             sessions: None,
             streams: Streams::default(),
             drain: Drain::new(&config, pace, 1),
+            hearing: None,
             alarms: Alarms::new(Instant::now()),
             buffers: Buffers::default(),
             turns: Turns::new().unwrap().0,

@@ -9,6 +9,7 @@ use std::{
     future::poll_fn,
     io::ErrorKind,
     pin::{Pin, pin},
+    rc::Rc,
     time::Duration,
 };
 
@@ -25,6 +26,7 @@ use crate::{
     worker::{
         Worker,
         buffer::Size,
+        hearing::Ear,
         http::Request,
         table::{Slot, Tried},
     },
@@ -95,6 +97,7 @@ impl Relay<'_, '_> {
             nature.reconnects().then(|| worker.stats().event_streams_reconnectable.hold());
         self.list(nature, stream.age);
         let mut early_end = None;
+        let ear = self.attend();
         let mut arrivals = pin!(self.upstream.readiness());
         let mut size = Size::Small;
         let stray_octets = loop {
@@ -132,7 +135,17 @@ impl Relay<'_, '_> {
             if is_done {
                 self.introduced(plan.status);
             }
+            if let Some(ear) = &ear {
+                let now = self.client.alarm.now();
+                if is_sign_of_life(pushed, stream.body.reading()) {
+                    ear.pulse.hear(now);
+                }
+                ear.pulse.turn_away(now);
+            }
             self.send_event(std::mem::take(&mut out)).await?;
+            if let Some(ear) = &ear {
+                ear.pulse.turn_back(self.client.alarm.now());
+            }
             if let Some(error) = error {
                 return Err(body_failure(error));
             }
@@ -197,6 +210,13 @@ impl Relay<'_, '_> {
         if let Some((begun, age)) = age.filter(|_| nature.reconnects()) {
             self.client.alarm.set_since(begun, Timer::StreamAge, age);
         }
+    }
+
+    /// What listens to this stream, where anything does.
+    fn attend(&self) -> Option<Rc<Ear>> {
+        let (hearing, slot) = self.worker.hearing.as_ref().zip(self.account.slot())?;
+        let backend = self.worker.table.borrow().backend(slot).id;
+        Some(hearing.attend(slot, backend, self.client.alarm.now()))
     }
 
     /// Whoever reads a stream may pause over an event; whoever takes nothing for long holds a place
@@ -354,6 +374,13 @@ pub(in crate::worker) fn go_on(
     request.octets = octets;
     worker.stats().streams_continued.add(1);
     Some((next, tried))
+}
+
+/// Whether a piece shows that what makes the events is alive: an event does. A comment does not,
+/// because a server sends it as well while it waits in vain; where events cannot be seen, any octet
+/// does.
+fn is_sign_of_life(pushed: Pushed, reading: Reading) -> bool {
+    pushed.events > 0 || (reading == Reading::Coded && pushed.content > 0)
 }
 
 /// What can be known of a stream.
