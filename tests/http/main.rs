@@ -32,6 +32,7 @@ mod resources;
 mod responses;
 mod resume;
 mod sessions;
+mod silence;
 mod sse;
 mod stream_numbers;
 mod streams;

@@ -50,6 +50,7 @@ pub(super) fn render(scrape: &Scrape<'_>) -> String {
     traffic(&mut page, scrape);
     streams::render(&mut page, scrape);
     backends(&mut page, scrape);
+    silence::render(&mut page, scrape);
     discovery_and_health(&mut page, scrape.plane);
     exchanges(&mut page, scrape);
     connections(&mut page, scrape.workers);
@@ -566,6 +567,7 @@ impl std::fmt::Display for Seconds {
     }
 }
 
+mod silence;
 mod streams;
 #[cfg(test)]
 mod tests;

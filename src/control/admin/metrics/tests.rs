@@ -511,6 +511,17 @@ fn nothing_that_is_counted_is_forgotten() {
 }
 
 #[test]
+fn streams_are_shown_as_judged_and_silent_where_any_is_judged() {
+    let (a, b) = (backend(1, "127.0.0.1:1", "a"), backend(2, "127.0.0.1:2", "b"));
+    a.stats.cell(0).silence.set(3, 1);
+    a.stats.cell(1).silence.set(4, 1);
+    let scraped = world(vec![a, b]).scrape();
+    let want = |value| HashMap::from([(r#"{backend="127.0.0.1:1"}"#, value)]);
+    assert_eq!(scraped.of("stepflow_lb_streams_judged"), want(7.0));
+    assert_eq!(scraped.of("stepflow_lb_streams_silent"), want(2.0));
+}
+
+#[test]
 fn the_documentation_lists_exactly_the_series_there_are() {
     let root = env!("CARGO_MANIFEST_DIR");
     let text = std::fs::read_to_string(format!("{root}/docs/METRICS.md")).expect("the page");
