@@ -308,9 +308,9 @@ impl OutlierMachine {
     }
 }
 
-/// Whether enough of its own streams are silent, and less than half as large a share of the others'.
-/// Silence that most others keep as well has a cause that they share: the network on this side, or
-/// nothing that there is to say. Who has nobody to be compared with is not silent alone.
+/// Whether enough of its own streams are silent, and less than half as large a share of those of
+/// others. Silence that most others keep as well has a cause that they share: the network on this
+/// side, or nothing that there is to say. Who has nobody to be compared with is not silent alone.
 fn is_silent_alone(own: SilenceReading, others: SilenceReading, percent: u8) -> bool {
     let percent = u64::from(percent);
     own.judged >= STREAMS_JUDGED_MIN

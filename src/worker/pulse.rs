@@ -32,7 +32,7 @@ const HEARD_PATIENCES: u32 = 4;
 pub(super) struct Pulse {
     /// When the backend spoke last, put off by what its client took.
     silent_since: Cell<Tick>,
-    /// Since when the client is to take something; [`Tick::NEVER`] while the backend is listened to.
+    /// Since when the client is to take something; [`Tick::NEVER`] while the backend is heard.
     away_since: Cell<Tick>,
     longest_pause_ticks: Cell<u32>,
     /// Sum of all pauses; `None` before the first event.

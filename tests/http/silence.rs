@@ -186,15 +186,15 @@ fn a_backend_whose_streams_fall_silent_gets_no_new_work_until_they_speak_again()
 fn neither_a_silent_stream_among_others_nor_silence_everywhere_ejects_anybody() {
     let ward = ward(|setup| setup);
     wait_until_judged(|| ward.balancer.metrics());
-    // On each backend in turn more fall silent, up to all of them everywhere.
-    for left in [STREAMS - 1, STREAMS / 2, 0] {
+    // One on each backend, then all of them everywhere.
+    for left in [STREAMS - 1, 0] {
         ward.backends.iter().for_each(|backend| backend.let_speak(left));
         let want = (NAMES.len() * (STREAMS - left)) as u64;
         wait_until("they are silent", || silent(&ward.balancer.metrics()) == want);
         let begun = Instant::now();
         wait_until("longer than it takes to be believed", || {
             assert_eq!(ejected(&ward.balancer.metrics()), 0, "{left} left");
-            begun.elapsed() > Duration::from_secs(4)
+            begun.elapsed() > Duration::from_millis(3500)
         });
     }
     assert_eq!(ward.takers(), "abc");

@@ -6,8 +6,8 @@
 //!   is the last to take new work.
 //! - Only a backend that takes new work is put out.
 //! - Whoever is out has a time at which that ends.
-//! - Whoever is out because its streams were silent is let in by its time, or by its streams: health
-//!   checks passed all the while, so they say nothing.
+//! - Whoever is out because its streams were silent is let in by its time, or by its streams:
+//!   health checks passed all the while, so they say nothing.
 
 use std::time::Instant;
 
