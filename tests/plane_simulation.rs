@@ -650,13 +650,14 @@ impl Run {
 
     /// A worker has walked over the streams of some backends.
     fn sound(&mut self) {
+        let backends = self.backends();
+        let rng = &mut self.rng;
         // Most speak, or nobody would be silent alone.
-        let silent_one = (self.rng.below(2) == 0).then(|| self.rng.below(8));
-        for (n, (id, (_, stats))) in (0..).zip(&self.seen) {
+        let silent_one = (rng.below(2) == 0).then(|| index(rng, backends.len().max(1)));
+        for (n, Backend { id, stats, .. }) in backends.iter().enumerate() {
             let Some(sound) = self.conduct.sound(*id) else { continue };
-            let rng = &mut self.rng;
             let judged = rng.below(12);
-            let silent = match silent_one == Some(n % 8) {
+            let silent = match silent_one == Some(n) {
                 true => judged - rng.below(3).min(judged),
                 false => rng.below(3).min(judged),
             };
