@@ -135,7 +135,7 @@ impl Roster {
             length,
             ejections,
         });
-        if policy.ends == Ends::ByProbe && reason != Reason::StreamsStalled {
+        if policy.ends == Ends::ByProbe {
             self.demand(id, now);
         }
     }
