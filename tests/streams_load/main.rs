@@ -5,8 +5,8 @@
 //! stream's is seen at once. Nothing is asserted about speed: what a test waits for has a deadline
 //! that only passes when something is broken.
 //!
-//! Small and short with `cargo test`; `scripts/stream-soak.sh` runs the same tests with thousands of
-//! streams for minutes. `STREAMS_LOAD_STREAMS` and `STREAMS_LOAD_SECONDS` say how many and for how
+//! Small and short with `cargo test`; `scripts/stream-soak.sh` runs the same tests with thousands
+//! of streams for minutes. `STREAMS_LOAD_STREAMS` and `STREAMS_LOAD_SECONDS` say how many and how
 //! long, `STREAMS_LOAD_SEED` draws the same streams and clients again (though the machine decides
 //! their timing), `STEPFLOW_LB_BIN` names the program.
 

@@ -277,8 +277,8 @@ fn of_a_mixture_of_clients_the_good_ones_get_every_event_once_and_nothing_is_lef
     let quantile = |share| crate::streaming::figures::quantile(&latencies, share);
     println!(
         "{clients} clients for {seconds} s: {} events, {} streams read to their end, {} departures \
-         that backends saw within {} µs (half), {} µs (99 of 100), {} µs (all); at most {growth_kib} \
-         KiB of memory",
+         that backends saw within {} µs (half), {} µs (99 of 100), {} µs (all); at most \
+         {growth_kib} KiB of memory",
         tally.events,
         tally.finished.len(),
         tally.left.len(),
