@@ -95,7 +95,6 @@ pub(super) async fn run(
         enrolled: None,
         told: None,
         awaits_event: false,
-        left_at: None,
         client,
         account,
         upstream,
@@ -104,12 +103,7 @@ pub(super) async fn run(
         relay.enroll();
     }
     let ended = relay.run(request).await;
-    let Relay { request_complete, response_begun, left_at, .. } = relay;
-    if let Some(left_at) = left_at {
-        // At once: a ring closes a socket in its own time, and the backend works for nobody.
-        upstream.finish_sending();
-        worker.stats().cancel_latency.observe(left_at.elapsed());
-    }
+    let Relay { request_complete, response_begun, .. } = relay;
     match ended {
         Ok((downstream, upstream)) => Delivery::Done { downstream, upstream },
         Err(failure) => {
@@ -120,6 +114,15 @@ pub(super) async fn run(
             Delivery::Failed { failure, sent, response_begun, request_complete }
         }
     }
+}
+
+/// Tells a backend, at once, that nobody waits for what it is doing, and counts how long that took.
+/// Closing would not do: a ring closes a socket in its own time, when the operations on it have
+/// been cancelled.
+pub(super) fn cancel(worker: &Worker, upstream: &Duplex) {
+    let noticed = Instant::now();
+    upstream.finish_sending();
+    worker.stats().cancel_latency.observe(noticed.elapsed());
 }
 
 type Upload<'a> = Pin<Box<dyn Future<Output = Result<Uploaded, Failure>> + 'a>>;
@@ -154,8 +157,6 @@ struct Relay<'r, 'c> {
     told: Option<Told>,
     /// It is a stream of which nothing is being sent.
     awaits_event: bool,
-    /// When it was noticed that the client has left.
-    left_at: Option<Instant>,
 }
 
 /// What a stream was told about its end.
@@ -477,13 +478,13 @@ where
         Ok(self.conclude(&plan, stray_octets))
     }
 
-    fn end_as(&mut self, ending: Ending) -> Result<(), Failure> {
+    fn end_as(&self, ending: Ending) -> Result<(), Failure> {
         self.client.connection.end_as(ending).map_err(|_| self.client_left())
     }
 
     /// Nobody waits for what the backend is doing, as is known from now on.
-    fn client_left(&mut self) -> Failure {
-        self.left_at.get_or_insert_with(Instant::now);
+    fn client_left(&self) -> Failure {
+        cancel(self.worker, self.upstream);
         Failure::ClientGone
     }
 
@@ -523,8 +524,7 @@ where
         let Self { worker, client, upstream, .. } = self;
         let copied = tunnel::run(worker, client, upstream, to_client, to_upstream);
         // Boxed: two copy loops would otherwise make every connection's task larger.
-        let Copied { down, up, ended, left_at } = Box::pin(copied).await;
-        self.left_at = left_at;
+        let Copied { down, up, ended } = Box::pin(copied).await;
         self.account.bytes_down += down;
         self.account.bytes_up += up;
         ended?;

@@ -6,10 +6,9 @@ use std::{
     pin::pin,
     rc::Rc,
     task::Poll,
-    time::Instant,
 };
 
-use super::{Worker, alarm::Alarm, buffer::Size, client::Client};
+use super::{Worker, alarm::Alarm, buffer::Size, client::Client, relay::cancel};
 use crate::{
     exchange::{Failure, Timer},
     sys::{Duplex, Readiness},
@@ -23,8 +22,6 @@ pub(super) struct Copied {
     pub(super) up: u64,
     /// A tunnel that either side ended is no failure.
     pub(super) ended: Result<(), Failure>,
-    /// When it was noticed that the client's side is broken, if that was what ended it.
-    pub(super) left_at: Option<Instant>,
 }
 
 /// Copies in both directions until both have ended, one is broken, or nothing has moved in either
@@ -49,7 +46,7 @@ pub(super) async fn run(
     let client = client.connection;
     let mut down = pin!(copy(worker, upstream, client, to_client, |n| progress(&down_bytes, n)));
     let mut up = pin!(copy(worker, client, upstream, to_upstream, |n| progress(&up_bytes, n)));
-    let (mut down_end, mut up_end, mut left_at) = (None, None, None);
+    let (mut down_end, mut up_end) = (None, None);
     let ended = poll_fn(|cx| {
         if down_end.is_none()
             && let Poll::Ready(end) = down.as_mut().poll(cx)
@@ -64,7 +61,7 @@ pub(super) async fn run(
         match (down_end, up_end) {
             // One side is broken: the other has nobody to talk to.
             (Some(End::BrokenSink), _) | (_, Some(End::BrokenSource)) => {
-                left_at = Some(Instant::now());
+                cancel(worker, upstream);
                 Poll::Ready(Ok(()))
             }
             (Some(End::BrokenSource), _) | (_, Some(End::BrokenSink)) | (Some(_), Some(_)) => {
@@ -80,7 +77,7 @@ pub(super) async fn run(
     })
     .await;
     alarm.clear_all();
-    Copied { down: down_bytes.get(), up: up_bytes.get(), ended, left_at }
+    Copied { down: down_bytes.get(), up: up_bytes.get(), ended }
 }
 
 fn expect_octets(worker: &Worker, alarm: &Alarm) {
