@@ -86,6 +86,12 @@ impl Lab {
         figures::pss_kib(self.balancer.id()).expect("it runs").saturating_sub(self.base_kib)
     }
 
+    /// The end of the balancer's log, for whoever has found something wrong.
+    pub(crate) fn last_words(&mut self) -> Vec<String> {
+        let lines = self.balancer.lines_so_far();
+        lines.iter().rev().take(40).rev().cloned().collect()
+    }
+
     /// Waits until nothing is left of any stream, on any side, and ends the balancer.
     pub(crate) fn finish(mut self) {
         wait_until("no backend has an open stream", || self.open() == 0);

@@ -197,8 +197,11 @@ impl World {
     }
 }
 
-/// Plays all clients to the end of the run; gives the largest memory seen beyond what it may be.
-async fn run(world: &Rc<World>, clients: u64, lab: &Lab) -> u64 {
+/// Plays all clients to the end of the run; gives the most memory that the balancer took for them.
+///
+/// # Errors
+/// What went wrong for the first client for which something did.
+async fn run(world: &Rc<World>, clients: u64, lab: &Lab) -> Result<u64, String> {
     let mut playing = JoinSet::new();
     for client in 0..clients {
         let world = Rc::clone(world);
@@ -213,16 +216,16 @@ async fn run(world: &Rc<World>, clients: u64, lab: &Lab) -> u64 {
             played = playing.join_next() => {
                 let Some(played) = played else { break };
                 let (client, outcome) = played.expect("a client does not panic");
-                let seed = world.seed;
-                outcome.unwrap_or_else(|trouble| {
-                    panic!("client {client}, {:?}, seed {seed}: {trouble}", Manner::of(client))
-                });
+                outcome.map_err(|trouble| {
+                    let left = world.left();
+                    format!("client {client}, {:?}, {left:.1?} left: {trouble}", Manner::of(client))
+                })?;
             }
             _ = look.tick() => growth_kib = growth_kib.max(lab.growth_kib()),
             () = &mut deadline => panic!("{} clients have not come to an end", playing.len()),
         }
     }
-    growth_kib
+    Ok(growth_kib)
 }
 
 #[test]
@@ -237,7 +240,7 @@ fn of_a_mixture_of_clients_the_good_ones_get_every_event_once_and_nothing_is_lef
         ("HEALTH_CHECK_INTERVAL", "1s"),
         ("HEALTH_CHECK_TIMEOUT", "10s"),
     ];
-    let lab = Lab::start(BACKENDS, &options);
+    let mut lab = Lab::start(BACKENDS, &options);
     let world = Rc::new(World {
         address: lab.balancer.address,
         seed,
@@ -245,6 +248,9 @@ fn of_a_mixture_of_clients_the_good_ones_get_every_event_once_and_nothing_is_lef
         tally: RefCell::default(),
     });
     let growth_kib = on_one_thread(run(&world, clients, &lab));
+    let growth_kib = growth_kib.unwrap_or_else(|trouble| {
+        panic!("seed {seed}: {trouble}; the balancer says {:#?}", lab.last_words())
+    });
     let tally = world.tally.take();
     let of = |stream: u64| {
         let records = lab.sources.iter().map(|source| source.ledger.of(stream));
