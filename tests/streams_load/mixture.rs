@@ -92,7 +92,7 @@ impl World {
         self.end.saturating_duration_since(Instant::now())
     }
 
-    /// Draws a stream that ends at about the end of the run or before.
+    /// Draws a stream that ends before the end of the run, or just behind it.
     fn draw(&self, random: &mut Random, manner: Manner) -> (Order, Method) {
         let stream = {
             let mut tally = self.tally.borrow_mut();
@@ -106,7 +106,7 @@ impl World {
             seed: self.seed,
             period: if manner == Manner::Stalled { Duration::ZERO } else { PERIOD },
             events: match manner {
-                Manner::Good => 1 + longest / 4 + random.below(longest),
+                Manner::Good => 1 + random.below(longest),
                 _ => u64::MAX,
             },
             size: if manner == Manner::Stalled { 4000 } else { 150 },
