@@ -86,20 +86,22 @@ if [[ $is_quick == no ]]; then
     [[ -x $tools/venv/bin/envoy ]] && BENCH_ENVOY=$tools/venv/bin/envoy
 fi
 
-# built BENCH: its executable; nothing if there is no such bench.
-built() {
-    cargo bench --locked --quiet --no-run --bench "$1" --message-format=json |
-        sed -n "s/.*\"name\":\"$1\".*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -n 1
-}
-
 echo "--- building"
-BENCH_BACKEND=$(built backend)
-BENCH_STREAMS=$(built streams)
-BENCH_BALANCER=${STEPFLOW_LB_BIN:-}
-if [[ -z $BENCH_BALANCER ]]; then
-    cargo build --release --locked --quiet
-    BENCH_BALANCER=${CARGO_TARGET_DIR:-target}/release/stepflow-load-balancer
-fi
-BENCH_BALANCER=$(realpath "$BENCH_BALANCER")
+# In the profile of benches, which is that of a release; with benches come the programs.
+built=$(cargo bench --locked --quiet --no-run --bench backend --bench streams \
+    --message-format=json)
+# executable NAME: where that one is.
+executable() {
+    sed -n "s/.*\"name\":\"$1\".*\"executable\":\"\([^\"]*\)\".*/\1/p" <<<"$built" | tail -n 1
+}
+BENCH_BACKEND=$(executable backend)
+BENCH_STREAMS=$(executable streams)
+BENCH_BALANCER=$(realpath "${STEPFLOW_LB_BIN:-$(executable stepflow-load-balancer)}")
+for program in "$BENCH_BACKEND" "$BENCH_STREAMS" "$BENCH_BALANCER"; do
+    if [[ ! -x $program ]]; then
+        echo "cargo built no such program: '$program'" >&2
+        exit 1
+    fi
+done
 
 exec python3 scripts/bench "$@"
