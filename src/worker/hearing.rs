@@ -77,11 +77,14 @@ impl Hearing {
         let mut tallies = self.tallies.borrow_mut();
         self.ears.borrow_mut().retain(|ear| {
             let is_open = Rc::strong_count(ear) > 1;
+            if table.backend(ear.slot).id != ear.backend {
+                return is_open;
+            }
             let has_resumed = match is_open {
                 true => self.count(ear, now, &mut tallies),
                 false => ear.pulse.has_resumed(),
             };
-            if has_resumed && table.backend(ear.slot).id == ear.backend {
+            if has_resumed {
                 table.cell(ear.slot).silence.resume();
             }
             is_open

@@ -25,6 +25,7 @@ use crate::{
     sys::{Ending, Readiness},
     worker::{
         Worker,
+        alarm::Alarm,
         buffer::Size,
         hearing::Ear,
         http::Request,
@@ -42,6 +43,8 @@ pub(in crate::worker) struct Stream {
     /// The backend has sent content.
     has_moved: bool,
     last_id: LastId,
+    /// What listens to the backend that it comes from, where anything does.
+    ear: Option<Rc<Ear>>,
     /// When it began and how old it may become, where it may not become any age.
     age: Option<(Tick, Duration)>,
 }
@@ -97,7 +100,7 @@ impl Relay<'_, '_> {
             nature.reconnects().then(|| worker.stats().event_streams_reconnectable.hold());
         self.list(nature, stream.age);
         let mut early_end = None;
-        let ear = self.attend();
+        stream.ear = self.attend();
         let mut arrivals = pin!(self.upstream.readiness());
         let mut size = Size::Small;
         let stray_octets = loop {
@@ -135,17 +138,9 @@ impl Relay<'_, '_> {
             if is_done {
                 self.introduced(plan.status);
             }
-            if let Some(ear) = &ear {
-                let now = self.client.alarm.now();
-                if is_sign_of_life(pushed, stream.body.reading()) {
-                    ear.pulse.hear(now);
-                }
-                ear.pulse.turn_away(now);
-            }
+            stream.note_piece(pushed, self.client.alarm);
             self.send_event(std::mem::take(&mut out)).await?;
-            if let Some(ear) = &ear {
-                ear.pulse.turn_back(self.client.alarm.now());
-            }
+            stream.note_taken(self.client.alarm);
             if let Some(error) = error {
                 return Err(body_failure(error));
             }
@@ -295,6 +290,7 @@ impl Relay<'_, '_> {
                     has_content: false,
                     has_moved: false,
                     last_id: LastId::Unknown,
+                    ear: None,
                     age: age.map(|age| (self.client.alarm.now(), age)),
                 }));
                 true
@@ -322,6 +318,24 @@ impl Stream {
         }
         pushed
     }
+
+    /// A piece has come, and goes to the client.
+    fn note_piece(&self, pushed: Pushed, alarm: &Alarm) {
+        if let Some(ear) = &self.ear {
+            let now = alarm.now();
+            if is_sign_of_life(pushed, self.body.reading()) {
+                ear.pulse.hear(now);
+            }
+            ear.pulse.turn_away(now);
+        }
+    }
+
+    /// The client has taken what there was: the backend is listened to again.
+    fn note_taken(&self, alarm: &Alarm) {
+        if let Some(ear) = &self.ear {
+            ear.pulse.turn_back(alarm.now());
+        }
+    }
 }
 
 impl LastId {
@@ -341,6 +355,8 @@ pub(in crate::worker) fn go_on(
 ) -> Option<(Attempt, Tried)> {
     let is_bound = request.pin().is_some() || request.session.is_some();
     let stream = request.stream.as_deref_mut()?;
+    // This backend is heard no more.
+    stream.ear = None;
     let asked = stream.asked.as_deref()?;
     let from_id = match &stream.last_id {
         LastId::Known(id) => ask_from(asked, id),
