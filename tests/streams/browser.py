@@ -86,8 +86,10 @@ class Tab:
         self._serial = itertools.count(1)
         self._is_open = True
         self._entered = contextlib.ExitStack()
+        # Nothing that is reported while nobody asks may hold up what comes behind it.
+        unbounded = {"max_size": None, "max_queue": None}
         self._socket = self._entered.enter_context(
-            connect(description["webSocketDebuggerUrl"], max_size=None, proxy=None)
+            connect(description["webSocketDebuggerUrl"], proxy=None, **unbounded)
         )
         # Of everything that it has loaded, in octets without the framing of HTTP.
         self.octets_received = 0
