@@ -178,7 +178,7 @@ fn a_client_that_leaves_while_a_connection_is_being_opened_sends_no_request_to_a
         .with("upstream_service", &address.to_string())
         .with("health_check_path", "off")
         .with("connect_timeout", "60s")
-        .start_unready();
+        .start();
     for (n, how) in (1..).zip(LEAVES) {
         let mut client = balancer.connect();
         client.send(ASK);
