@@ -86,10 +86,12 @@ impl Lab {
         figures::pss_kib(self.balancer.id()).expect("it runs").saturating_sub(self.base_kib)
     }
 
-    /// The end of the balancer's log, for whoever has found something wrong.
+    /// The end of the balancer's log without the departures of clients, for whoever has found
+    /// something wrong.
     pub(crate) fn last_words(&mut self) -> Vec<String> {
         let lines = self.balancer.lines_so_far();
-        lines.iter().rev().take(40).rev().cloned().collect()
+        let telling = lines.iter().rev().filter(|line| !line.contains("client_gone"));
+        telling.take(20).cloned().collect()
     }
 
     /// Waits until nothing is left of any stream, on any side, and ends the balancer.
