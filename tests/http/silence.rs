@@ -104,11 +104,13 @@ fn open_streams(connect: impl Fn() -> Client) -> Vec<Client> {
 fn ward(configure: impl FnOnce(Setup) -> Setup) -> Ward {
     let backends = NAMES.map(Speaking::start);
     let balancer = configure(setup(&backends)).start();
-    wait_until("every instance is known", || {
-        NAMES.iter().all(|name| {
-            let ask = format!("GET / HTTP/1.1\r\nHost: a\r\nStepflow-Instance-Id: {name}\r\n\r\n");
-            balancer.ask(ask).status() == 200
-        })
+    wait_until("every worker knows every instance", || {
+        let metrics = balancer.metrics();
+        let is_known = |name: &&str| {
+            let label = format!(r#"instance_id="{name}""#);
+            metrics.sum("stepflow_lb_backend_health", &[&label]) == 1
+        };
+        NAMES.iter().all(is_known) && metrics.workers_are_up_to_date()
     });
     let streams = open_streams(|| balancer.connect());
     Ward { balancer, backends, streams }
@@ -225,7 +227,7 @@ fn the_program_says_why_a_silent_backend_is_out_and_that_it_is_back() {
         .env("STEPFLOW_LB_OUTLIER_SILENT_STREAMS", "80%")
         .env("STEPFLOW_LB_OUTLIER_SILENCE_MIN", "400ms");
     let mut process = crate::support::Process::start(command);
-    wait_until("every instance is known", || {
+    wait_until("every worker knows every instance", || {
         process.metrics().sum("stepflow_lb_backend_pool_size", &[]) == 3
             && process.metrics().workers_are_up_to_date()
     });
