@@ -21,6 +21,10 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 const STREAMS: usize = 8;
 const EVENT_PAUSE: Duration = Duration::from_millis(40);
 
+/// How long may pass until streams are judged, or their silence is. A machine that is busy with
+/// other tests makes pauses longer, and then each takes a multiple of the longest.
+const JUDGEMENT: Duration = Duration::from_secs(60);
+
 /// A backend that holds streams, and answers everything else with its name. Health checks pass all
 /// the while.
 struct Speaking {
@@ -83,7 +87,7 @@ fn setup(backends: &[Speaking; 3]) -> Setup {
         .with("algorithm", "round_robin")
         .with("outlier_silent_streams", "80%")
         .with("outlier_silence_min", "400ms")
-        .with("outlier_ejection_time", "60s")
+        .with("outlier_ejection_time", "5m")
 }
 
 fn open_streams(connect: impl Fn() -> Client) -> Vec<Client> {
@@ -128,8 +132,16 @@ fn silent(metrics: &Metrics) -> u64 {
     metrics.sum("stepflow_lb_streams_silent", &[])
 }
 
+fn wait_for_judgement(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + JUDGEMENT;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(EVENT_PAUSE);
+    }
+}
+
 fn wait_until_judged(metrics: impl Fn() -> Metrics) {
-    wait_until("all streams are judged, and speak", || {
+    wait_for_judgement("all streams are judged, and speak", || {
         let metrics = metrics();
         judged(&metrics) == (NAMES.len() * STREAMS) as u64 && silent(&metrics) == 0
     });
@@ -158,7 +170,7 @@ fn a_backend_whose_streams_fall_silent_gets_no_new_work_until_they_speak_again()
     wait_until_judged(|| ward.balancer.metrics());
     assert_eq!(ward.takers(), "abc");
     ward.backends[1].let_speak(0);
-    wait_until("it is out", || {
+    wait_for_judgement("it is out", || {
         let metrics = ward.balancer.metrics();
         ejected(&metrics) == 1 && metrics.workers_are_up_to_date()
     });
@@ -171,14 +183,12 @@ fn a_backend_whose_streams_fall_silent_gets_no_new_work_until_they_speak_again()
     assert_eq!(ward.balancer.ask(named).text(), "b");
     ward.expect(1, b": \n\n");
     ward.expect(0, b"data: 1\n\n");
-    // Its time is a minute; its streams are faster.
-    let begun = Instant::now();
+    // Its time is five minutes; its streams are faster.
     ward.backends[1].let_speak(usize::MAX);
     wait_until("it is back", || {
         let metrics = ward.balancer.metrics();
         ejected(&metrics) == 0 && metrics.workers_are_up_to_date()
     });
-    assert!(begun.elapsed() < Duration::from_secs(30));
     ward.expect(1, b"data: 1\n\n");
     assert_eq!(ward.takers(), "abc");
     assert_eq!(ward.balancer.metrics().sum("stepflow_lb_event_streams_open", &[]), 24);
@@ -192,7 +202,7 @@ fn neither_a_silent_stream_among_others_nor_silence_everywhere_ejects_anybody() 
     for left in [STREAMS - 1, 0] {
         ward.backends.iter().for_each(|backend| backend.let_speak(left));
         let want = (NAMES.len() * (STREAMS - left)) as u64;
-        wait_until("they are silent", || silent(&ward.balancer.metrics()) == want);
+        wait_for_judgement("they are silent", || silent(&ward.balancer.metrics()) == want);
         let begun = Instant::now();
         wait_until("longer than it takes to be believed", || {
             assert_eq!(ejected(&ward.balancer.metrics()), 0, "{left} left");
@@ -234,6 +244,7 @@ fn the_program_says_why_a_silent_backend_is_out_and_that_it_is_back() {
     let _streams = open_streams(|| process.connect());
     wait_until_judged(|| process.metrics());
     b.let_speak(0);
+    wait_for_judgement("it is out", || ejected(&process.metrics()) == 1);
     let line = process.wait_for_line("backend_ejected");
     assert!(line.contains("streams_stalled") && line.contains("WARN"), "{line}");
     b.let_speak(usize::MAX);
