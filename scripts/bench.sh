@@ -69,7 +69,7 @@ for program in wrk taskset python3 cargo; do
     fi
 done
 
-export BENCH_OHA="" BENCH_ENVOY="" BENCH_STREAMS="" BENCH_BACKEND BENCH_BALANCER
+export BENCH_OHA="" BENCH_ENVOY="" BENCH_STREAMS BENCH_BACKEND BENCH_BALANCER
 if [[ $is_quick == no ]]; then
     if [[ ! -x $tools/bin/oha ]]; then
         echo "--- oha, once"

@@ -22,6 +22,7 @@ from samples import Samples
 from scenarios import QUICK, SCENARIOS
 from stage import Entry, Scenario, Stage, Tools
 
+KEPT = Path("target/bench/samples.json")
 QUICK_KINDS = ("ours", "nginx")
 # Before the first of each, not counted: pools fill, caches and allocators warm up.
 WARM_UP_S = 2.0
@@ -85,10 +86,10 @@ def at_least_one(text: str) -> int:
 
 def measure(arguments: argparse.Namespace, children: Children) -> tuple[Samples, report.Facts]:
     tools = Tools(
-        balancer=Path(os.environ["BENCH_BALANCER"]),
-        backend=Path(os.environ["BENCH_BACKEND"]),
-        streams=optional("BENCH_STREAMS"),
-        oha=optional("BENCH_OHA"),
+        balancer=own_copy(children.directory, "BENCH_BALANCER"),
+        backend=own_copy(children.directory, "BENCH_BACKEND"),
+        streams=own_copy(children.directory, "BENCH_STREAMS"),
+        oha=Path(os.environ["BENCH_OHA"]) if os.environ.get("BENCH_OHA") else None,
     )
     kinds = all_kinds(str(tools.balancer), os.environ.get("BENCH_ENVOY", ""))
     if arguments.quick:
@@ -122,6 +123,13 @@ def measure(arguments: argparse.Namespace, children: Children) -> tuple[Samples,
     return samples, facts
 
 
+def own_copy(directory: Path, variable: str) -> Path:
+    """A program that stays the same while we run, whatever is built meanwhile."""
+    copy = directory / variable.lower()
+    shutil.copy2(os.environ[variable], copy)
+    return copy
+
+
 def rounds(stage: Stage, scenarios: Sequence[Scenario], count: int) -> Samples:
     """Round by round over all scenarios, and in each from proxy to proxy: what disturbs for a while
     disturbs all of them. Who comes first changes."""
@@ -148,6 +156,9 @@ def rounds(stage: Stage, scenarios: Sequence[Scenario], count: int) -> Samples:
                 samples.add(scenario.key, entry.name, figures)
                 said = "  ".join(f"{name} {value:,.2f}" for name, value in figures.items())
                 print(f"round {number + 1}  {scenario.key:13}  {entry.name:11}  {said}", flush=True)
+        # A run that fails later has been for something.
+        KEPT.parent.mkdir(parents=True, exist_ok=True)
+        KEPT.write_text(json.dumps(samples.values, indent=1))
     return samples
 
 
@@ -178,15 +189,7 @@ def write(out: Path, samples: Samples, facts: report.Facts) -> None:
         page.write_text(report.between_markers(page.read_text(), text))
     else:
         page.write_text(f"{report.BEGIN}\n{text}{report.END}\n")
-    kept = Path("target/bench")
-    kept.mkdir(parents=True, exist_ok=True)
-    (kept / "samples.json").write_text(json.dumps(samples.values, indent=1))
-    print(f"written: {page}, all values: {kept / 'samples.json'}")
-
-
-def optional(variable: str) -> Path | None:
-    value = os.environ.get(variable)
-    return Path(value) if value else None
+    print(f"written: {page}, all values: {KEPT}")
 
 
 if __name__ == "__main__":

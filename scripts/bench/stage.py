@@ -29,7 +29,7 @@ class Tools:
 
     balancer: Path
     backend: Path
-    streams: Path | None
+    streams: Path
     oha: Path | None
 
 

@@ -40,8 +40,6 @@ def drive_streams(stage: Stage, proxy: Proxy, streams: int, rate: float) -> dict
 
 def over_streams(stage: Stage, measure: Callable[[Proxy], Figures], suffix: str) -> list[Entry]:
     """An entry for each proxy, which is started anew for it: memory that was used once may stay."""
-    if stage.tools.streams is None:
-        return []
     site = replace(
         stage.site(stage.sources()), serves_streams=True, connections_max=4 * IDLE_STREAMS
     )
@@ -76,8 +74,6 @@ def events(stage: Stage) -> list[Entry]:
 
 def streams_in_group(stage: Stage) -> list[Entry]:
     """10,000 silent streams where all memory together, the kernel's included, is bounded."""
-    if stage.tools.streams is None:
-        return []
     with host.memory_group(GROUP_BYTES) as group:
         if group is None:
             stage.notes.append(
