@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
@@ -151,11 +152,11 @@ def table(title: str, columns: Sequence[Column], samples: Samples, facts: Facts)
 def cell(samples: Samples, proxy: str, column: Column) -> str:
     values = [v * column.scale for v in samples.of(column.scenario, proxy, column.figure)]
     text = spread(values, column.digits)
-    ratio = samples.ratio(column.scenario, "ours", proxy, column.figure)
+    ratios = samples.ratios(column.scenario, "ours", proxy, column.figure)
     is_bare = proxy == "ours" or column.figure in WITHOUT_RATIO
-    if not text or ratio is None or is_bare:
+    if not text or not ratios or is_bare:
         return text
-    return f"{text} · {ratio:.2f}"
+    return f"{text} · {statistics.median(ratios):.2f}"
 
 
 def ours_only(samples: Samples) -> str:
@@ -172,8 +173,7 @@ def ours_only(samples: Samples) -> str:
 
 
 def targets(samples: Samples) -> str:
-    words = {True: "met", False: "**missed**", None: "not measured"}
-    rows = [f"| {v.what} | {v.target} | {v.value} | {words[v.is_met]} |" for v in verdicts(samples)]
+    rows = [f"| {v.what} | {v.target} | {v.value} | {v.outcome.value} |" for v in verdicts(samples)]
     heads = ["### Targets\n", "| what | target | this run | |", "| --- | --- | --- | --- |"]
     return "\n".join([*heads, *rows]) + "\n"
 

@@ -29,17 +29,15 @@ class Samples:
         values = self.of(scenario, proxy, figure)
         return statistics.median(values) if values else None
 
-    def ratio(self, scenario: str, proxy: str, peer: str, figure: str) -> float | None:
-        """The median of what each round says by itself: a disturbance that lasts hits both."""
+    def ratios(self, scenario: str, proxy: str, peer: str, figure: str) -> list[float]:
+        """What each round says by itself: a disturbance that lasts hits both."""
         pairs = zip(self.of(scenario, proxy, figure), self.of(scenario, peer, figure), strict=False)
-        ratios = [ours / theirs for ours, theirs in pairs if theirs > 0.0]
-        return statistics.median(ratios) if ratios else None
+        return [ours / theirs for ours, theirs in pairs if theirs > 0.0]
 
-    def difference(self, scenario: str, proxy: str, peer: str, figure: str) -> float | None:
-        """As `ratio`, for what is added rather than multiplied."""
+    def differences(self, scenario: str, proxy: str, peer: str, figure: str) -> list[float]:
+        """As `ratios`, for what is added rather than multiplied."""
         pairs = zip(self.of(scenario, proxy, figure), self.of(scenario, peer, figure), strict=False)
-        differences = [ours - theirs for ours, theirs in pairs]
-        return statistics.median(differences) if differences else None
+        return [ours - theirs for ours, theirs in pairs]
 
     def best(
         self, scenario: str, proxies: Iterable[str], figure: str, wants_more: bool
