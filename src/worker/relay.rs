@@ -14,7 +14,7 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     rc::Rc,
-    task::Poll,
+    task::{Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -175,8 +175,10 @@ where
         // Step 6: forward the head and whatever body came with it.
         self.client.alarm.set(Timer::BackendWrite, self.worker.config.timeouts.body);
         let octets = std::mem::take(&mut request.octets);
-        let mut sending = pin!(self.upstream.send_all(octets));
-        let (sent, octets) = self.finish(sending.as_mut()).await?;
+        let (sent, octets) = {
+            let mut sending = pin!(self.upstream.send_all(octets));
+            self.finish(sending.as_mut()).await?
+        };
         self.client.alarm.clear(Timer::BackendWrite);
         match self.replay {
             Replay::Possible => request.octets = octets,
@@ -194,19 +196,23 @@ where
         if self.upload.is_none() {
             self.expect_head();
         }
-        let answered = self.response_head(request).await;
-        self.awaits_head = false;
-        self.client.alarm.clear(Timer::ResponseHead);
-        self.note_latency(&answered);
-        let (plan, out, rest) = answered?;
+        let (mut plan, mut out, mut rest) = {
+            let answered = self.response_head(request).await;
+            self.awaits_head = false;
+            self.client.alarm.clear(Timer::ResponseHead);
+            self.note_latency(&answered);
+            answered?
+        };
         if request.stream.is_some() || (plan.is_event_stream && plan.then == Then::Relay) {
-            return self.stream(&plan, request, out, rest).await;
+            return self.stream(&plan, request, &mut out, &mut rest).await;
         }
         // From here on nothing is sent again.
         self.worker.buffers.give(std::mem::take(&mut request.octets));
         match plan.then {
             Then::Tunnel => self.tunnel(out, rest).await,
-            Then::Relay | Then::Interim | Then::Skip => self.body(plan, out, rest).await,
+            Then::Relay | Then::Interim | Then::Skip => {
+                self.body(&mut plan, &mut out, &mut rest).await
+            }
         }
     }
 
@@ -372,9 +378,9 @@ where
     /// Relays a body. `out` holds the head; `input` what has arrived behind it.
     async fn body(
         &mut self,
-        mut plan: ResponsePlan,
-        mut out: Vec<u8>,
-        mut input: Vec<u8>,
+        plan: &mut ResponsePlan,
+        out: &mut Vec<u8>,
+        input: &mut Vec<u8>,
     ) -> Result<(Fate, Fate), Failure> {
         // It left before anybody could know that this would be a stream.
         if self.departure_ends && self.client.half_closed {
@@ -386,9 +392,9 @@ where
         let stray_octets = loop {
             let company = if head_is_out { Company::None } else { Company::Head };
             if let Some(introducing) = &mut self.account.introducing {
-                introducing.note(&input);
+                introducing.note(input);
             }
-            let taken = take_in(&mut plan, input, &mut out, company, self.worker);
+            let taken = take_in(plan, std::mem::take(input), out, company, self.worker);
             self.account.bytes_down += taken.bytes;
             // While the head is still here, the client can get a proper error.
             if let Some(error) = taken.error.filter(|_| !head_is_out) {
@@ -398,7 +404,7 @@ where
             if done {
                 self.introduced(plan.status);
             }
-            let waits = !head_is_out && !done && may_coalesce(&plan);
+            let waits = !head_is_out && !done && may_coalesce(plan);
             if !waits {
                 if !head_is_out {
                     if plan.ends_by_closing() {
@@ -409,7 +415,7 @@ where
                     self.account.status = plan.status;
                     head_is_out = true;
                 }
-                self.send_within(std::mem::take(&mut out), write_wait).await?;
+                self.send_within(std::mem::take(out), write_wait).await?;
                 if let Some(verbatim) = taken.verbatim {
                     self.send_slice(verbatim.0, verbatim.1, write_wait).await?;
                 }
@@ -436,8 +442,9 @@ where
                     Turn::Due => {
                         self.account.status = plan.status;
                         head_is_out = true;
-                        let head = std::mem::take(&mut out);
-                        self.send_within(head, write_wait).await?;
+                        let head = std::mem::take(out);
+                        // Boxed: it is rare, and would lie beside the read that goes on.
+                        Box::pin(self.send_within(head, write_wait)).await?;
                     }
                 }
             };
@@ -449,16 +456,16 @@ where
                     if buffer.len() == buffer.capacity() {
                         size = Size::Large;
                     }
-                    input = buffer;
+                    *input = buffer;
                 }
                 Ok(0) | Err(_) => {
                     self.worker.buffers.give(buffer);
                     if out.capacity() == 0 {
-                        out = self.worker.buffers.take(Size::Small);
+                        *out = self.worker.buffers.take(Size::Small);
                     }
                     // A body that ends with its connection is complete unless the connection broke
                     // (RFC 9112 §8).
-                    if is_broken || plan.transfer.end_of_input(&mut out).is_err() {
+                    if is_broken || plan.transfer.end_of_input(out).is_err() {
                         // While the head is still here, the client can get a proper error.
                         return Err(match head_is_out {
                             true => Failure::ResponseTruncated,
@@ -467,7 +474,7 @@ where
                     }
                     self.introduced(plan.status);
                     self.account.status = plan.status;
-                    self.send_within(std::mem::take(&mut out), write_wait).await?;
+                    self.send_within(std::mem::take(out), write_wait).await?;
                     break false;
                 }
             }
@@ -475,7 +482,7 @@ where
         if plan.ends_by_closing() {
             self.end_as(Ending::Orderly)?;
         }
-        Ok(self.conclude(&plan, stray_octets))
+        Ok(self.conclude(plan, stray_octets))
     }
 
     fn end_as(&self, ending: Ending) -> Result<(), Failure> {
@@ -538,95 +545,101 @@ where
         self.upload = Some(Box::pin(upload(worker, alarm, from, to, body)));
     }
 
-    async fn send(&mut self, octets: Vec<u8>) -> Result<(), Failure> {
+    fn send(&mut self, octets: Vec<u8>) -> impl Future<Output = Result<(), Failure>> {
         let wait = self.worker.config.timeouts.body;
-        self.send_within(octets, Some(wait)).await
+        self.send_within(octets, Some(wait))
     }
 
-    async fn send_within(
+    fn send_within(
         &mut self,
         octets: Vec<u8>,
         wait: Option<Duration>,
-    ) -> Result<(), Failure> {
+    ) -> impl Future<Output = Result<(), Failure>> {
         let len = octets.len();
-        self.send_slice(octets, 0..len, wait).await
+        self.send_slice(octets, 0..len, wait)
     }
 
-    /// Sends part of a buffer to the client, under a deadline if there is one.
-    async fn send_slice(
+    /// Sends part of a buffer to the client, under a deadline if there is one. Not an `async fn`,
+    /// which would hold its arguments beside what becomes of them.
+    fn send_slice(
         &mut self,
         octets: Vec<u8>,
         range: std::ops::Range<usize>,
         wait: Option<Duration>,
-    ) -> Result<(), Failure> {
-        if range.is_empty() {
-            self.worker.buffers.give(octets);
-            return Ok(());
-        }
+    ) -> impl Future<Output = Result<(), Failure>> {
         self.write_wait = wait;
-        if let Some(wait) = wait {
+        if let Some(wait) = wait.filter(|_| !range.is_empty()) {
             self.client.alarm.set(Timer::ClientWrite, wait);
         }
-        let connection = self.client.connection;
-        let mut sending = pin!(connection.send_all(octets.slice(range)));
-        let (sent, octets) = self.finish(sending.as_mut()).await?;
-        self.client.alarm.clear(Timer::ClientWrite);
-        self.worker.buffers.give(octets.into_inner());
-        sent.map_err(|_| self.client_left())
+        async move {
+            let connection = self.client.connection;
+            let mut sending = pin!(connection.send_all(octets.slice(range)));
+            let (sent, octets) = self.finish(sending.as_mut()).await?;
+            self.client.alarm.clear(Timer::ClientWrite);
+            self.worker.buffers.give(octets.into_inner());
+            sent.map_err(|_| self.client_left())
+        }
     }
 
     /// Drives an operation to its end, whatever happens beside it.
-    async fn finish<T>(
+    fn finish<T>(
         &mut self,
         mut operation: Pin<&mut impl Future<Output = T>>,
-    ) -> Result<T, Failure> {
-        loop {
-            if let Turn::Done(output) = self.turn(operation.as_mut()).await? {
-                return Ok(output);
+    ) -> impl Future<Output = Result<T, Failure>> {
+        poll_fn(move |cx| {
+            loop {
+                if let Turn::Done(output) = ready!(self.poll_turn(cx, operation.as_mut()))? {
+                    return Poll::Ready(Ok(output));
+                }
             }
-        }
+        })
+    }
+
+    fn turn<T>(
+        &mut self,
+        mut operation: Pin<&mut impl Future<Output = T>>,
+    ) -> impl Future<Output = Result<Turn<T>, Failure>> {
+        poll_fn(move |cx| self.poll_turn(cx, operation.as_mut()))
     }
 
     /// Drives an operation, and what goes on beside it: the upload, the watch for the client's
     /// departure, the deadlines.
-    async fn turn<T>(
+    fn poll_turn<T>(
         &mut self,
+        cx: &mut std::task::Context<'_>,
         mut operation: Pin<&mut impl Future<Output = T>>,
-    ) -> Result<Turn<T>, Failure> {
-        poll_fn(|cx| {
-            // The upload first: the answer to a body that has just ended must not overtake the
-            // news that it has, or the connections would not be used again.
-            if let Some(upload) = &mut self.upload
-                && let Poll::Ready(uploaded) = upload.as_mut().poll(cx)
-            {
-                self.upload = None;
-                if let Err(failure) = self.uploaded(uploaded) {
-                    return Poll::Ready(Err(failure));
-                }
+    ) -> Poll<Result<Turn<T>, Failure>> {
+        // The upload first: the answer to a body that has just ended must not overtake the
+        // news that it has, or the connections would not be used again.
+        if let Some(upload) = &mut self.upload
+            && let Poll::Ready(uploaded) = upload.as_mut().poll(cx)
+        {
+            self.upload = None;
+            if let Err(failure) = self.uploaded(uploaded) {
+                return Poll::Ready(Err(failure));
             }
-            if let Poll::Ready(output) = operation.as_mut().poll(cx) {
-                return Poll::Ready(Ok(Turn::Done(output)));
-            }
-            // Until the request has ended, what the client sends is its body: the upload meets it,
-            // and the client's end.
-            if self.request_complete
-                && let Poll::Ready(departure) = self.client.poll_departure(cx, Ahead::NextRequests)
-                && (departure == Departure::Broken || self.departure_ends)
-            {
-                return Poll::Ready(Err(self.client_left()));
-            }
-            loop {
-                match self.client.alarm.poll_expired(cx) {
-                    Poll::Ready(timer) => {
-                        if let Some(turn) = self.heed(timer) {
-                            return Poll::Ready(turn);
-                        }
+        }
+        if let Poll::Ready(output) = operation.as_mut().poll(cx) {
+            return Poll::Ready(Ok(Turn::Done(output)));
+        }
+        // Until the request has ended, what the client sends is its body: the upload meets it,
+        // and the client's end.
+        if self.request_complete
+            && let Poll::Ready(departure) = self.client.poll_departure(cx, Ahead::NextRequests)
+            && (departure == Departure::Broken || self.departure_ends)
+        {
+            return Poll::Ready(Err(self.client_left()));
+        }
+        loop {
+            match self.client.alarm.poll_expired(cx) {
+                Poll::Ready(timer) => {
+                    if let Some(turn) = self.heed(timer) {
+                        return Poll::Ready(turn);
                     }
-                    Poll::Pending => return Poll::Pending,
                 }
+                Poll::Pending => return Poll::Pending,
             }
-        })
-        .await
+        }
     }
 
     /// What follows from a timer; `None` if nothing does.

@@ -75,13 +75,13 @@ impl Relay<'_, '_> {
         &mut self,
         plan: &ResponsePlan,
         request: &mut Request,
-        mut out: Vec<u8>,
-        mut input: Vec<u8>,
+        out: &mut Vec<u8>,
+        input: &mut Vec<u8>,
     ) -> Result<(Fate, Fate), Failure> {
         let worker = self.worker;
         let mut head_is_out = request.stream.is_some();
         if head_is_out {
-            worker.buffers.give(std::mem::take(&mut out));
+            worker.buffers.give(std::mem::take(out));
         }
         self.begin(plan, request)?;
         let is_tied = request.ties();
@@ -105,18 +105,18 @@ impl Relay<'_, '_> {
         let mut size = Size::Small;
         let stray_octets = loop {
             if let Some(introducing) = &mut self.account.introducing {
-                introducing.note(&input);
+                introducing.note(input);
             }
             if out.capacity() == 0 && !input.is_empty() {
                 // Room for a chunk's size and end besides its content.
                 let fits = input.len() + 64 <= Size::Small.bytes();
-                out = worker.buffers.take(if fits { Size::Small } else { Size::Large });
+                *out = worker.buffers.take(if fits { Size::Small } else { Size::Large });
             }
-            let pushed = stream.push(&input, &mut out, worker.config.streams.resume);
+            let pushed = stream.push(input, out, worker.config.streams.resume);
             let error = pushed.err();
             let pushed = pushed.unwrap_or_default();
             let is_stray = pushed.taken < input.len() && error.is_none();
-            worker.buffers.give(std::mem::take(&mut input));
+            worker.buffers.give(std::mem::take(input));
             if pushed.taken > 0 {
                 self.account.note_piece(pushed, stream.body.ends_whole());
             }
@@ -139,7 +139,7 @@ impl Relay<'_, '_> {
                 self.introduced(plan.status);
             }
             stream.note_piece(pushed, self.client.alarm);
-            self.send_event(std::mem::take(&mut out)).await?;
+            self.send_event(std::mem::take(out)).await?;
             stream.note_taken(self.client.alarm);
             if let Some(error) = error {
                 return Err(body_failure(error));
@@ -156,11 +156,11 @@ impl Relay<'_, '_> {
                     // A burst is read in larger pieces, until it is over.
                     let is_full = octets.len() == octets.capacity();
                     size = if is_full { Size::Large } else { Size::Small };
-                    input = octets;
+                    *input = octets;
                 }
                 Arrival::Silence => {
-                    out = worker.buffers.take(Size::Small);
-                    stream.body.heartbeat(&mut out);
+                    *out = worker.buffers.take(Size::Small);
+                    stream.body.heartbeat(out);
                 }
                 Arrival::Told(Told { why, is_last_call }) => {
                     early_end = early_end.or(Some(why));
@@ -178,14 +178,14 @@ impl Relay<'_, '_> {
                     }
                 }
                 Arrival::End { is_broken } => {
-                    out = worker.buffers.take(Size::Small);
+                    *out = worker.buffers.take(Size::Small);
                     // A body that ends with its connection is complete unless the connection broke
                     // (RFC 9112 §8).
-                    if is_broken || stream.body.end_of_input(&mut out).is_err() {
+                    if is_broken || stream.body.end_of_input(out).is_err() {
                         return Err(Failure::ResponseTruncated);
                     }
                     self.introduced(plan.status);
-                    self.send_event(out).await?;
+                    self.send_event(std::mem::take(out)).await?;
                     break false;
                 }
             }
