@@ -99,7 +99,8 @@ fn open_streams(connect: impl Fn() -> Client) -> Vec<Client> {
              Stepflow-Instance-Id: {name}\r\n\r\n"
         ));
         assert_eq!(client.head().status(), 200);
-        assert_eq!(client.chunk(), b"data: 1\n\n");
+        // On a busy machine several are read at once.
+        assert!(client.chunk().starts_with(b"data: 1\n\n"));
         client
     };
     names.map(open).collect()
