@@ -53,6 +53,8 @@ pub(crate) struct Record {
     pub(crate) requests: u64,
     /// Of these, those whose stream was sent to its end.
     pub(crate) finished: u64,
+    /// When the last request for it came.
+    pub(crate) asked: Option<Instant>,
     /// When the client last went away before the end.
     pub(crate) left: Option<Instant>,
     /// Octets that the kernel has taken of it so far.
@@ -259,6 +261,7 @@ impl<'a> Open<'a> {
         let mut streams = ledger.lock();
         let record = streams.entry(stream).or_default();
         record.requests += 1;
+        record.asked = Some(Instant::now());
         Self { ledger, stream, octets: Arc::clone(&record.octets) }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeMap,
     net::SocketAddr,
     rc::Rc,
     time::{Duration, Instant},
@@ -19,6 +20,8 @@ use crate::{
     streaming::{
         client::{Method, Position, Progress, Trouble, Visit},
         event::{Framing, Order, Random},
+        figures,
+        source::Record,
     },
     support::PATIENCE,
 };
@@ -42,7 +45,7 @@ const STREAM_KIB_MAX: u64 = 16;
 const DEPARTURE_MAX: Duration = PATIENCE;
 
 /// What a client does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Manner {
     /// Reads one stream after the other to its end.
     Good,
@@ -82,8 +85,8 @@ struct Tally {
     events: u64,
     /// Streams that were read to their end.
     finished: Vec<u64>,
-    /// Streams whose client left, and when.
-    left: Vec<(u64, Instant)>,
+    /// Streams whose client left, how, and when.
+    left: Vec<(u64, Manner, Instant)>,
     next_stream: u64,
 }
 
@@ -191,7 +194,7 @@ impl World {
             let linger = Some(Duration::ZERO);
             SockRef::from(&stream).set_linger(linger).map_err(Trouble::Broken)?;
         }
-        self.tally.borrow_mut().left.push((position.order.stream, Instant::now()));
+        self.tally.borrow_mut().left.push((position.order.stream, manner, Instant::now()));
         drop(stream);
         Ok(())
     }
@@ -262,36 +265,41 @@ fn of_a_mixture_of_clients_the_good_ones_get_every_event_once_and_nothing_is_lef
         let record = of(*stream).expect("somebody has sent it");
         assert_eq!((record.requests, record.finished), (1, 1), "stream {stream}");
     }
-    let mut latencies = Vec::new();
+    let mut latencies = BTreeMap::<_, Vec<u32>>::new();
     let deadline = Instant::now() + DEPARTURE_MAX;
-    for (stream, left) in &tally.left {
-        let seen = loop {
+    for (stream, manner, left) in &tally.left {
+        let took = loop {
             match of(*stream) {
                 // It left before its request went on.
-                None => break None,
-                Some(record) if record.left.is_some() => break record.left,
+                None => break Duration::ZERO,
+                Some(Record { asked: Some(asked), left: Some(seen), .. }) => {
+                    // A busy backend may have read the request when its client was gone already.
+                    break seen.saturating_duration_since(asked.max(*left));
+                }
                 Some(_) if Instant::now() > deadline => panic!("stream {stream} is still sent"),
                 Some(_) => std::thread::sleep(Duration::from_millis(5)),
             }
         };
-        let took = seen.map(|seen| seen.saturating_duration_since(*left));
-        let took = took.unwrap_or_default();
-        assert!(took < DEPARTURE_MAX, "stream {stream} was sent for {took:?} more");
-        latencies.push(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
+        let before_end = world.end.saturating_duration_since(*left);
+        assert!(
+            took < DEPARTURE_MAX,
+            "stream {stream} was sent for {took:?} more: {manner:?}, {before_end:?} before the end"
+        );
+        let took_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+        latencies.entry(*manner).or_default().push(took_us);
     }
-    latencies.sort_unstable();
-    let quantile = |share| crate::streaming::figures::quantile(&latencies, share);
     println!(
-        "{clients} clients for {seconds} s: {} events, {} streams read to their end, {} departures \
-         that backends saw within {} µs (half), {} µs (99 of 100), {} µs (all); at most \
+        "{clients} clients for {seconds} s: {} events, {} streams read to their end, at most \
          {growth_kib} KiB of memory",
         tally.events,
         tally.finished.len(),
-        tally.left.len(),
-        quantile(0.5),
-        quantile(0.99),
-        quantile(1.0),
     );
+    for (manner, mut latencies) in latencies {
+        latencies.sort_unstable();
+        let within = [0.5, 0.99, 1.0].map(|share| figures::quantile(&latencies, share));
+        let departures = latencies.len();
+        println!("{departures} {manner:?} seen to leave within {within:?} µs (half, 99 %, all)");
+    }
     assert!(!tally.finished.is_empty() && !tally.left.is_empty(), "nothing has happened");
     let stalled = (0..clients).filter(|client| Manner::of(*client) == Manner::Stalled).count();
     let stalled = stalled as u64;
