@@ -138,14 +138,24 @@ def many_backends(stage: Stage) -> list[Entry]:
         backends += stage.start_backends(f"backends-{number + 1}", first, each)
     # Else what is measured is how often a connection that nobody used for 4 s is opened again.
     options = {"health_check": "off", "upstream_idle_timeout": "1h"}
-    kind = ours(str(stage.tools.balancer), "ours", "", **options)
+    kinds = {"": ours(str(stage.tools.balancer), "ours", "", **options)}
+    # What it costs anybody to use 10,000 connections in turn, most of them cold in every cache.
+    if peer := next((kind for kind in stage.kinds if kind.key == "haproxy"), None):
+        kinds["HAProxy, "] = peer
     proxies = {}
-    for name, addresses in (("3", stage.backends()), ("10,000", backends)):
-        site = stage.site(addresses)
-        proxies[name] = kind.start(stage.children, site, f"ours-{name.replace(',', '')}")
-    done = 0
-    while done < MANY_BACKENDS_WARM_UP_REQUESTS:
-        done += wrk(proxies["10,000"].url(), stage.cpus.load, 64, 4).requests
+    for prefix, kind in kinds.items():
+        for count, addresses in (("3", stage.backends()), ("10,000", backends)):
+            site = replace(
+                stage.site(addresses),
+                checks_health=False,
+                connections_max=stage.descriptors_max,
+            )
+            name = f"{kind.key}-{len(addresses)}-backends"
+            proxies[prefix + count] = kind.start(stage.children, site, name)
+    for name, proxy in proxies.items():
+        done = 0
+        while name.endswith("10,000") and done < MANY_BACKENDS_WARM_UP_REQUESTS:
+            done += wrk(proxy.url(), stage.cpus.load, 64, 4).requests
 
     def measure(proxy: Proxy) -> Figures:
         return requests(proxy, lambda: wrk(proxy.url(), stage.cpus.load, 64, stage.seconds))

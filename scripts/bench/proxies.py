@@ -32,6 +32,7 @@ class Site:
     workers: int = 1
     connections_max: int = 4096
     serves_streams: bool = False
+    checks_health: bool = True
     group: Path | None = None
     """A cgroup's `cgroup.procs`, to start in."""
 
@@ -191,8 +192,9 @@ def haproxy(mode: str) -> Callable[[Path, Site, int, str], tuple[list[object], d
     def configure(
         prefix: Path, site: Site, port: int, program: str
     ) -> tuple[list[object], dict[str, str]]:
+        check = f"check inter {CHECK_INTERVAL_S}s" if site.checks_health else ""
         servers = "\n".join(
-            f"    server backend-{number} {backend} check inter {CHECK_INTERVAL_S}s"
+            f"    server backend-{number} {backend} {check}"
             for number, backend in enumerate(site.backends)
         )
         path = prefix.with_suffix(".cfg")
@@ -214,6 +216,7 @@ frontend clients
 backend backends
     balance leastconn
 {http_backend if mode == "http" else ""}
+    default-server pool-purge-delay 1h
 {servers}
 frontend metrics
     mode http

@@ -92,10 +92,18 @@ TABLES = [
 # Figures that are about nothing, or the same for all.
 WITHOUT_RATIO = ("growth_bytes", "streams", "share_held")
 
-# Scenarios whose columns are ways to use our balancer, and what they are called.
+# Scenarios with entries of their own, and what these are called.
 OURS_ONLY = {
     "affinity": ("64 connections", {"unnamed": "no instance named", "named": "instance named"}),
-    "backends": ("64 connections", {"3": "3 backends", "10,000": "10,000 backends"}),
+    "backends": (
+        "64 connections",
+        {
+            "3": "3 backends",
+            "10,000": "10,000 backends",
+            "HAProxy, 3": "HAProxy, 3 backends",
+            "HAProxy, 10,000": "HAProxy, 10,000 backends",
+        },
+    ),
     "workers": ("256 connections", {"1": "1 worker", "2": "2 workers"}),
 }
 
