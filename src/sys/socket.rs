@@ -5,7 +5,9 @@ use std::{
     net::{SocketAddr, TcpListener},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::duplex::set_options;
 
 /// Connections that may wait in one listener's accept queue. The kernel caps it at
 /// `net.core.somaxconn`.
@@ -40,6 +42,7 @@ fn listener(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
     if address.is_ipv6() && address.ip().is_unspecified() {
         socket.set_only_v6(false)?;
     }
+    set_options(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

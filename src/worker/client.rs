@@ -48,6 +48,8 @@ pub(super) struct Client<'a> {
     pub(super) path: Vec<u8>,
     /// The client has closed its sending side.
     pub(super) half_closed: bool,
+    /// It has said that the current request is its last.
+    pub(super) announces_end: bool,
     /// Nothing more is to be learnt by watching: octets lie unread, or the end has been seen.
     watch_is_over: bool,
     requests: u64,
@@ -112,6 +114,7 @@ impl<'a> Client<'a> {
             address_text: address.ip().to_canonical().to_string(),
             path: Vec::new(),
             half_closed: false,
+            announces_end: false,
             watch_is_over: false,
             requests: 0,
             begun: alarm.now(),
@@ -123,6 +126,16 @@ impl<'a> Client<'a> {
     /// Whether the client has closed its sending side, and everything that it sent has been served.
     pub(super) fn has_ended(&self) -> bool {
         self.half_closed && self.inbox.is_empty()
+    }
+
+    /// Whether the client has said that it has no more to say, and nothing else lies here: then its
+    /// connection can be closed at once. Octets that a closed socket receives, or that nobody has
+    /// read from it, would reset it, and the response with it if that is still on its way
+    /// (RFC 9112 §9.6).
+    pub(super) fn is_done(&self) -> bool {
+        self.announces_end
+            && self.inbox.is_empty()
+            && matches!(self.connection.peek(), Peek::Nothing | Peek::EndOfInput)
     }
 
     /// Whether the response to this request must announce the end of the connection.

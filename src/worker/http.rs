@@ -53,13 +53,11 @@ pub(super) fn serve(
     address: std::net::SocketAddr,
 ) -> impl Future<Output = ()> {
     // Made out here, or every task would have room for the stream beside what becomes of it.
-    let connection = Duplex::new(stream, Rc::clone(&worker.turns));
+    let connection = Duplex::accepted(stream, Rc::clone(&worker.turns));
     async move {
-        // A client that reset its connection before we looked at it is gone.
-        let Ok(connection) = &connection else { return };
         let arrivals = pin!(connection.readiness());
         let alarm = worker.alarms.register();
-        let mut client = Client::new(&worker, connection, arrivals, &alarm, address);
+        let mut client = Client::new(&worker, &connection, arrivals, &alarm, address);
         let end = loop {
             match exchange(&worker, &mut client).await {
                 Fate::Keep => {}
@@ -69,6 +67,7 @@ pub(super) fn serve(
         match end {
             // The client is gone, or must notice that its response was cut: nothing to wait for.
             CloseReason::Incomplete => {}
+            CloseReason::Announced if client.is_done() => {}
             CloseReason::Announced
             | CloseReason::RequestUnread
             | CloseReason::Stray
@@ -277,6 +276,7 @@ fn prepare(
         }
     };
     let mut plan = admission.plan;
+    client.announces_end = plan.persistence == Persistence::Close;
     if client.is_at_last_request() {
         // As if the client had asked for it: whoever writes or concludes looks there.
         plan.persistence = Persistence::Close;
