@@ -130,26 +130,32 @@ def own_copy(directory: Path, variable: str) -> Path:
     return copy
 
 
+def ready(stage: Stage, scenario: Scenario) -> list[Entry]:
+    """Starts what a scenario needs, and warms it up."""
+    entries = scenario.prepare(stage)
+    if not entries:
+        print(f"SKIPPED: {scenario.title}: see above, or the notes below", file=sys.stderr)
+    if scenario.needs_warm_up:
+        print(f"warm-up  {scenario.key}", flush=True)
+        stage.seconds, seconds = WARM_UP_S, stage.seconds
+        for entry in entries:
+            entry.measure()
+        stage.seconds = seconds
+    return entries
+
+
 def rounds(stage: Stage, scenarios: Sequence[Scenario], count: int) -> Samples:
     """Round by round over all scenarios, and in each from proxy to proxy: what disturbs for a while
     disturbs all of them. Who comes first changes."""
     samples = Samples()
-    prepared: list[tuple[Scenario, list[Entry]]] = []
-    for scenario in scenarios:
-        entries = scenario.prepare(stage)
-        prepared.append((scenario, entries))
-        if not entries:
-            print(f"SKIPPED: {scenario.title}: see above, or the notes below", file=sys.stderr)
-        if scenario.needs_warm_up:
-            print(f"warm-up  {scenario.key}", flush=True)
-            stage.seconds, seconds = WARM_UP_S, stage.seconds
-            for entry in entries:
-                entry.measure()
-            stage.seconds = seconds
+    prepared: dict[str, list[Entry]] = {}
     for number in range(count):
-        for scenario, entries in prepared:
+        for scenario in scenarios:
             if number >= scenario.rounds_max:
                 continue
+            if scenario.key not in prepared:
+                prepared[scenario.key] = ready(stage, scenario)
+            entries = prepared[scenario.key]
             turn = number % max(1, len(entries))
             for entry in entries[turn:] + entries[:turn]:
                 figures = entry.measure()
