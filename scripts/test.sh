@@ -10,8 +10,8 @@
 #
 # Stages: check (format, lints, docs), rust (all Rust tests; for its comparison with other HTTP
 # parsers it installs llhttp with npm and h11 with pip), budgets (instructions of the hot path,
-# counted by valgrind; see benches/README.md), epoll (the socket suite with epoll), denied (the
-# socket suite with io_uring refused by seccomp), soak (two minutes of random faults; a few seconds
+# counted by valgrind; see benches/README.md), epoll (the socket suite with epoll), denied (part of
+# the socket suite with io_uring refused by seccomp), soak (a minute of random faults; a few seconds
 # of them are part of `rust`), stepflow-0.9 and stepflow-0.11 (real Stepflow through the balancer;
 # `stepflow` means both), mcp (MCP's SDKs through the balancer), streams (event streams through the
 # balancer to a browser, OpenAI's client, curl and Node.js), image, fuzz (libFuzzer; needs a nightly
@@ -333,18 +333,6 @@ stepflow_suite() {
         -p no:cacheprovider --color=no --durations=5
 }
 
-# The socket tests again, in another environment.
-socket_suite() {
-    local name=$1
-    shift
-    if [[ ! -f tests/http/main.rs ]]; then
-        skip "$name" "there is no tests/http/main.rs"
-        return 0
-    fi
-    run_tests "$name" "$@" cargo test --locked --no-fail-fast --test http --test peers \
-        --test catalogue
-}
-
 if ! command -v cargo >/dev/null; then
     echo "cargo is not there: install Rust $(sed -n 's/^channel = "\(.*\)"/\1/p' \
         rust-toolchain.toml) (https://rustup.rs)" >&2
@@ -375,17 +363,20 @@ if wants budgets; then
     fi
 fi
 if wants epoll; then
-    socket_suite epoll env STEPFLOW_LB_IO_DRIVER=epoll
+    run_tests epoll env STEPFLOW_LB_IO_DRIVER=epoll \
+        cargo test --locked --no-fail-fast --test http --test peers --test catalogue
 fi
 if wants denied; then
     if command -v python3 >/dev/null; then
-        socket_suite denied python3 tests/support/deny_io_uring.py
+        # The driver is epoll then, which has just run all of them.
+        run_tests denied python3 tests/support/deny_io_uring.py \
+            cargo test --locked --no-fail-fast --test http -- bodies drain driver sse tunnel
     else
         skip denied "python3 is not there, which refuses io_uring for it"
     fi
 fi
 if wants soak; then
-    run_tests soak bash scripts/soak.sh --minutes 2
+    run_tests soak bash scripts/soak.sh --minutes 1
     grep -E '^soak of|^resident: |violations$' "$logs/soak.log" || true
 fi
 if wants stepflow-0.9; then

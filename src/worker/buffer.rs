@@ -10,6 +10,8 @@ use std::cell::RefCell;
 pub(super) enum Size {
     /// Heads, events, small bodies.
     Small,
+    /// Events in a burst: a stream whose client stops reading holds one of these for as long.
+    Medium,
     /// Bodies in bulk.
     Large,
 }
@@ -19,14 +21,22 @@ impl Size {
     pub(super) const fn bytes(self) -> usize {
         match self {
             Self::Small => 4 * 1024,
+            Self::Medium => 16 * 1024,
             Self::Large => 64 * 1024,
         }
+    }
+
+    /// The smallest that holds so many octets, or the largest.
+    pub(super) fn holding(bytes: usize) -> Self {
+        let fits = |size: &Self| bytes <= size.bytes();
+        [Self::Small, Self::Medium].into_iter().find(fits).unwrap_or(Self::Large)
     }
 
     /// Buffers of this size kept for reuse.
     const fn kept_max(self) -> usize {
         match self {
             Self::Small => 128,
+            Self::Medium => 32,
             Self::Large => 16,
         }
     }
@@ -36,6 +46,7 @@ impl Size {
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     small: RefCell<Vec<Vec<u8>>>,
+    medium: RefCell<Vec<Vec<u8>>>,
     large: RefCell<Vec<Vec<u8>>>,
 }
 
@@ -50,6 +61,7 @@ impl Buffers {
     pub(super) fn give(&self, mut buffer: Vec<u8>) {
         let size = match buffer.capacity() {
             n if n == Size::Small.bytes() => Size::Small,
+            n if n == Size::Medium.bytes() => Size::Medium,
             n if n == Size::Large.bytes() => Size::Large,
             _ => return,
         };
@@ -63,6 +75,7 @@ impl Buffers {
     fn spare(&self, size: Size) -> &RefCell<Vec<Vec<u8>>> {
         match size {
             Size::Small => &self.small,
+            Size::Medium => &self.medium,
             Size::Large => &self.large,
         }
     }
@@ -71,6 +84,15 @@ impl Buffers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_smallest_size_that_holds_it_is_enough() {
+        let cases = [(0, Size::Small), (4096, Size::Small), (4097, Size::Medium)];
+        let more = [(16_384, Size::Medium), (16_385, Size::Large), (1 << 20, Size::Large)];
+        for (bytes, size) in cases.into_iter().chain(more) {
+            assert_eq!(Size::holding(bytes), size, "{bytes}");
+        }
+    }
 
     #[test]
     fn a_buffer_comes_back_empty_and_an_odd_one_is_let_go() {

@@ -18,8 +18,8 @@ const STALLED: u64 = 300;
 const NEIGHBOURS: u64 = 40;
 
 /// Memory that a stalled client may cost the balancer, its part of the kernel's buffers apart: one
-/// piece of its stream, of 64 KiB at most, its framing, and its task.
-pub(crate) const STALLED_KIB_MAX: u64 = 80;
+/// piece of its stream, of 16 KiB at most, its framing, and its task.
+pub(crate) const STALLED_KIB_MAX: u64 = 30;
 /// What the allocator may keep of what was in use at the same time before, however few they are.
 pub(crate) const ALLOCATOR_KIB_MAX: u64 = 12 * 1024;
 

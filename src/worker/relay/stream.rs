@@ -56,6 +56,10 @@ enum LastId {
     Known(Box<[u8]>),
 }
 
+/// Room that a piece needs besides its content, so that what it becomes fits into a buffer like its
+/// own: the size and the end of a chunk, and an unfinished character.
+const CHUNK_BYTES_MAX: usize = 64;
+
 /// What a silent stream waits for.
 enum Arrival {
     Octets(Vec<u8>),
@@ -108,9 +112,7 @@ impl Relay<'_, '_> {
                 introducing.note(input);
             }
             if out.capacity() == 0 && !input.is_empty() {
-                // Room for a chunk's size and end besides its content.
-                let fits = input.len() + 64 <= Size::Small.bytes();
-                *out = worker.buffers.take(if fits { Size::Small } else { Size::Large });
+                *out = worker.buffers.take(Size::holding(input.len() + CHUNK_BYTES_MAX));
             }
             let pushed = stream.push(input, out, worker.config.streams.resume);
             let error = pushed.err();
@@ -154,8 +156,8 @@ impl Relay<'_, '_> {
             match self.next_piece(arrivals.as_mut(), size).await? {
                 Arrival::Octets(octets) => {
                     // A burst is read in larger pieces, until it is over.
-                    let is_full = octets.len() == octets.capacity();
-                    size = if is_full { Size::Large } else { Size::Small };
+                    let is_full = octets.len() == size.bytes() - CHUNK_BYTES_MAX;
+                    size = if is_full { Size::Medium } else { Size::Small };
                     *input = octets;
                 }
                 Arrival::Silence => {
@@ -250,7 +252,8 @@ impl Relay<'_, '_> {
                 Turn::Due => return Ok(Arrival::Silence),
             }
             let mut buffer = self.worker.buffers.take(size);
-            match self.upstream.try_recv(&mut buffer) {
+            let room = size.bytes() - CHUNK_BYTES_MAX;
+            match self.upstream.try_recv_within(&mut buffer, room) {
                 Ok(0) => return Ok(Arrival::End { is_broken: false }),
                 Ok(_) => return Ok(Arrival::Octets(buffer)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
