@@ -9,7 +9,7 @@ use crate::http1::Method;
 pub struct Broken {
     /// The client has had content of it.
     pub has_content: bool,
-    /// This backend has sent content.
+    /// This backend has sent an event, or an id.
     pub has_moved: bool,
     /// What the client has had ends between two events.
     pub is_whole: bool,
@@ -22,6 +22,8 @@ pub struct Broken {
     pub resumes: bool,
     /// Number of the attempt that broke off, from 1.
     pub number: u32,
+    /// The request was sent before to another backend, which closed.
+    pub moved: bool,
 }
 
 /// How it goes on.
@@ -41,14 +43,15 @@ pub enum Continue {
 /// Decides for a stream whose head the client has.
 ///
 /// Before its first octet of content, nothing tells a second answer to an idempotent request
-/// (RFC 9110 §9.2.2) from the first. Behind that, only a `GET` may be asked again from where the
+/// (RFC 9110 §9.2.2) from the first; but a request that ends whoever reads it must not go from
+/// backend to backend, so one other is asked. Behind that, only a `GET` may be asked again from where the
 /// client stands, as its own reader would, and only where the operator says that backends share
 /// their ids: a wrong one would lose events in silence.
 pub fn may_continue(failure: Failure, request: &RequestPlan, broken: &Broken) -> Continue {
     let is_left = broken.number < ATTEMPTS_MAX;
     match () {
         () if !is_death(failure) || broken.is_bound || !broken.is_whole => Continue::GiveUp,
-        () if !broken.has_content => match request.method.is_idempotent() && is_left {
+        () if !broken.has_content => match request.method.is_idempotent() && !broken.moved {
             true => Continue::FromStart,
             false => Continue::GiveUp,
         },

@@ -345,12 +345,12 @@ mod tests {
                 peer.write_all(b"unread").unwrap();
                 assert_eq!(connection.ending(), Peek::Nothing);
                 if breaks {
-                    SockRef::from(&peer).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+                    SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
                     drop(peer);
                 } else {
                     peer.shutdown(std::net::Shutdown::Write).unwrap();
                 }
-                let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+                let deadline = std::time::Instant::now() + Duration::from_secs(10);
                 while connection.ending() == Peek::Nothing {
                     assert!(std::time::Instant::now() < deadline, "the end is not seen");
                 }

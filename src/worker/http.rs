@@ -334,6 +334,8 @@ fn prepare(
         Ok(n) => n,
         Err(error) => return Prepared::Refuse(error.into()),
     };
+    // The end that it has announced is behind its body.
+    client.announces_end &= body.is_done();
     account.bytes_up = (outgoing.len() - head_octets) as u64;
     worker.stats().trailer_fields_dropped.add(u64::from(body.take_dropped()));
     if body.is_done() && instance.is_none() && own.is_none() {
@@ -452,7 +454,10 @@ async fn deliver(
                     worker.note_fault(slot, fault);
                 }
                 if request.stream.is_some() {
-                    // The client has its head, and knows of no attempts.
+                    // The client has its head, and knows of no attempts. What was set for the
+                    // stream means nothing to whoever connects.
+                    client.alarm.clear_all();
+                    attempt = Attempt { sent, response_begun, ..attempt };
                     let Some(next) = relay::go_on(worker, request, failure, slot, attempt) else {
                         return Err(Undelivered { failure, request_complete });
                     };

@@ -55,6 +55,9 @@ const COALESCED_BYTES_MAX: u64 = 16 * 1024;
 /// How long a head waits for its small body.
 const COALESCE_WAIT: Duration = Duration::from_millis(50);
 
+/// How long the client of a stream whose time is over may take for what is being sent.
+const LAST_SEND: Duration = Duration::from_secs(1);
+
 /// Whether the request might be sent once more after octets of it were sent. One that never will
 /// be need not be kept while the backend thinks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -657,9 +660,19 @@ where
                 self.tell(EarlyEnd::Drained, true);
                 return Some(Ok(Turn::Due));
             }
+            // What is being sent has a moment to be taken: behind it may be a boundary.
+            Timer::DrainOver if nature().reconnects() && !self.is_called_last() => {
+                self.tell(EarlyEnd::Drained, true);
+                self.client.alarm.set(Timer::DrainOver, LAST_SEND);
+                return None;
+            }
             _ => {}
         }
         Some(expired(timer))
+    }
+
+    fn is_called_last(&self) -> bool {
+        self.told.is_some_and(|told| told.is_last_call)
     }
 
     /// The stream is to end, as soon as what is being done is done.

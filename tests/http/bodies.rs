@@ -11,6 +11,27 @@ use crate::support::{
 const MIB: usize = 1024 * 1024;
 
 #[test]
+fn an_early_refusal_reaches_a_client_that_is_still_uploading_its_last_request() {
+    for version in ["1.0", "1.1"] {
+        let mut backend = Backend::fine();
+        let balancer = Balancer::start(&[&backend]);
+        backend.refuse();
+        let mut client = balancer.connect();
+        client.send(format!(
+            "POST / HTTP/{version}\r\nHost: a\r\nConnection: close\r\nContent-Length: 40000\r\n\r\n"
+        ));
+        client.send([b'x'; 10_000]);
+        balancer.wait_for_failures("connect_failed", 1);
+        // What arrives behind the answer must not reset it away before it is read.
+        for _ in 0..3 {
+            client.send([b'x'; 10_000]);
+            client.wait_until_received();
+        }
+        assert_eq!(client.response().head.status(), 502, "HTTP/{version}");
+    }
+}
+
+#[test]
 fn a_request_body_arrives_verbatim_with_its_chunks_extensions_and_trailers() {
     let body = "3;name=value;q=\"a;b\"\r\nabc\r\n00a\r\n0123456789\r\n0;last\r\nX-Sum: 1\r\n\
                 X-Sum: 2\r\n\r\n";

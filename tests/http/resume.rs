@@ -136,3 +136,53 @@ fn a_stream_that_names_its_instance_is_nobody_elses() {
     client.expect_end();
     balancer.wait_for_failures("response_truncated", 1);
 }
+
+#[test]
+fn backends_that_die_before_their_head_are_not_asked_in_a_circle() {
+    let mut stream = stream(RESUME, ASK);
+    stream.peer.send(chunk("id: 1\ndata: a\n\n"));
+    assert_eq!(stream.client.chunk(), b"id: 1\ndata: a\n\n");
+    drop(stream.peer);
+    // Four attempts, turn and turn about, and that is the end.
+    for at in [1, 0, 1, 0] {
+        drop(stream.backends[at].next());
+    }
+    stream.client.expect_end();
+    stream.balancer.wait_until_quiet();
+    assert!(!stream.backends.iter().any(Backend::has_next));
+    assert_eq!(stream.balancer.metrics().sum("stepflow_lb_streams_continued_total", &[]), 0);
+}
+
+#[test]
+fn a_request_that_ends_whoever_answers_it_ends_two_backends_and_no_third() {
+    let backends = [Backend::played(), Backend::played(), Backend::played()];
+    let balancer = Balancer::start(&backends.each_ref());
+    let mut client = balancer.connect();
+    client.send(ASK);
+    for attempt in 0..2 {
+        wait_until("a backend is asked", || backends.iter().any(Backend::has_next));
+        let at = backends.iter().position(Backend::has_next).unwrap();
+        let mut peer = backends[at].next();
+        peer.send(HEAD);
+        if attempt == 0 {
+            assert_eq!(client.head().status(), 200);
+        }
+    }
+    client.expect_end();
+    balancer.wait_for_failures("response_truncated", 1);
+    assert!(!backends.iter().any(Backend::has_next));
+}
+
+#[test]
+fn a_request_with_a_body_is_not_asked_again() {
+    // The body looks like the end of a head, which an edited head would be cut at.
+    let ask = ASK.replace("Accept", "Content-Length: 6\r\nAccept") + "a\r\n\r\nb";
+    let mut stream = stream(RESUME, &ask);
+    assert_eq!(stream.peer.read_body().0, b"a\r\n\r\nb");
+    stream.peer.send(chunk("id: 1\ndata: a\n\n"));
+    assert_eq!(stream.client.chunk(), b"id: 1\ndata: a\n\n");
+    drop(stream.peer);
+    stream.client.expect_end();
+    stream.balancer.wait_for_failures("response_truncated", 1);
+    assert!(!stream.backends[1].has_next());
+}

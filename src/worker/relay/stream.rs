@@ -19,7 +19,7 @@ use crate::{
         Attempt, Broken, Continue, Failure, Fate, Nature, ResponsePlan, Retry, Tick, Timer,
         ask_from, may_continue,
     },
-    http1::BodyError,
+    http1::{BodyError, Framing},
     sse::{Cut, EventBody, Pushed, Reading},
     stats::Held,
     sys::{Ending, Readiness},
@@ -40,7 +40,8 @@ pub(in crate::worker) struct Stream {
     asked: Option<Box<[u8]>>,
     /// The client has had content.
     has_content: bool,
-    /// The backend has sent content.
+    /// The backend has sent an event, or an id: asked from there, another one is asked for
+    /// something else.
     has_moved: bool,
     last_id: LastId,
     /// What listens to the backend that it comes from, where anything does.
@@ -275,7 +276,7 @@ impl Relay<'_, '_> {
             Some(stream) => {
                 let fits = plan.is_event_stream && plan.status == 200 && reading == Reading::Open;
                 let goes_on = fits && stream.body.continue_with(plan.transfer);
-                stream.has_moved = false;
+                self.worker.stats().streams_continued.add(u64::from(goes_on));
                 goes_on
             }
             None => {
@@ -285,7 +286,9 @@ impl Relay<'_, '_> {
                     && reading == Reading::Open
                     && plan.status == 200
                     && request.pin().is_none()
-                    && request.session.is_none();
+                    && request.session.is_none()
+                    // What is kept is a head, and nothing of a body is asked for twice.
+                    && request.plan.framing == Framing::Length(0);
                 // Boxed: every connection would have room for it, and few have a stream.
                 request.stream = Some(Box::new(Stream {
                     body: if may_go_on && resumes { body.in_whole_events() } else { body },
@@ -311,10 +314,14 @@ impl Stream {
         out: &mut Vec<u8>,
         resumes: bool,
     ) -> Result<Pushed, BodyError> {
-        let last_id = &mut self.last_id;
-        let pushed = self.body.push(input, out, |id| *last_id = LastId::of(id));
-        if !self.has_moved && !self.body.is_untouched() {
-            (self.has_content, self.has_moved) = (true, true);
+        let (last_id, has_moved) = (&mut self.last_id, &mut self.has_moved);
+        let pushed = self.body.push(input, out, |id| {
+            *last_id = LastId::of(id);
+            *has_moved = true;
+        });
+        self.has_moved |= pushed.is_ok_and(|pushed| pushed.events > 0);
+        if !self.has_content && !self.body.is_untouched() {
+            self.has_content = true;
             if !resumes {
                 self.asked = None;
             }
@@ -367,12 +374,14 @@ pub(in crate::worker) fn go_on(
     };
     let broken = Broken {
         has_content: stream.has_content,
-        has_moved: stream.has_moved,
+        // Whoever follows has sent nothing yet, and may never come so far as to send a head.
+        has_moved: std::mem::take(&mut stream.has_moved),
         is_whole: stream.body.is_open(),
         knows_id: from_id.is_some(),
         is_bound,
         resumes: worker.config.streams.resume,
         number: attempt.number,
+        moved: attempt.moved,
     };
     let verdict = may_continue(failure, &request.plan, &broken);
     let mut tried = Tried::default();
@@ -391,7 +400,6 @@ pub(in crate::worker) fn go_on(
         _ => return None,
     };
     request.octets = octets;
-    worker.stats().streams_continued.add(1);
     Some((next, tried))
 }
 
