@@ -44,9 +44,11 @@ pub enum Continue {
 ///
 /// Before its first octet of content, nothing tells a second answer to an idempotent request
 /// (RFC 9110 §9.2.2) from the first; but a request that ends whoever reads it must not go from
-/// backend to backend, so one other is asked. Behind that, only a `GET` may be asked again from where the
-/// client stands, as its own reader would, and only where the operator says that backends share
-/// their ids: a wrong one would lose events in silence.
+/// backend to backend, so one other is asked.
+///
+/// Behind that, only a `GET` may be asked again from where the client stands, as its own reader
+/// would, and only where the operator says that backends share their ids: a wrong one would lose
+/// events in silence.
 pub fn may_continue(failure: Failure, request: &RequestPlan, broken: &Broken) -> Continue {
     let is_left = broken.number < ATTEMPTS_MAX;
     match () {
