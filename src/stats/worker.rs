@@ -64,7 +64,7 @@ pub struct WorkerStats {
     pub sessions_lost: [Counter; LOST_REASONS.len()],
     /// Event streams open now.
     pub event_streams_open: Gauge,
-    /// Event streams that were asked for again from another backend.
+    /// Event streams that went on from another backend.
     pub streams_continued: Counter,
     /// Of these, those whose client connects again when they end.
     pub event_streams_reconnectable: Gauge,

@@ -83,11 +83,11 @@ def test_a_resumed_stream_goes_on_from_the_id_that_the_browser_would_have_sent(l
         stream.cut()
         _, request = next_of(backends)
         assert request.last_event_id == identity, f"the balancer: {case}"
-        assert balancer.metrics().sum("stepflow_lb_streams_continued_total") == number + 1
         # Now it is the browser that asks.
         stream = request.begin()
         stream.send(QUICK_RETRY)
         stream.end()
         _, request = next_of(backends)
         assert request.last_event_id == identity, f"the browser: {case}"
+        assert balancer.metrics().sum("stepflow_lb_streams_continued_total") == number + 1
         request.answer(204)

@@ -331,7 +331,7 @@ fn exchanges(page: &mut Page, scrape: &Scrape<'_>) {
             ("stepflow_lb_retries_total", "Exchanges sent again", |w| &w.retries),
             (
                 "stepflow_lb_streams_continued_total",
-                "Event streams asked for again from another backend",
+                "Event streams that went on from another backend",
                 |w| &w.streams_continued,
             ),
             (
