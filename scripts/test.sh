@@ -24,8 +24,8 @@
 # skipped. Packages go to .venv-* and .node-* in this directory, logs to target/test-logs.
 #
 # Ends with one line: N passed, N failed, N skipped. Exits 1 when something failed or did not run;
-# skipped suites count as that when CI=true. Takes about thirteen minutes cold on two cores, six
-# warm.
+# skipped suites count as that when CI=true. Takes about nineteen minutes cold on two cores,
+# twelve warm.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
