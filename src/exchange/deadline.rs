@@ -18,21 +18,29 @@ impl Tick {
     /// The tick in which `wait` has certainly passed since this one began.
     #[must_use]
     pub fn after(self, wait: Duration) -> Self {
-        let ticks = wait.as_millis().div_ceil(Self::LENGTH.as_millis()) + 1;
+        let ticks = whole_millis(wait).div_ceil(TICK_MILLIS).saturating_add(1);
         Self(self.0.saturating_add(u32::try_from(ticks).unwrap_or(u32::MAX)).min(u32::MAX - 1))
     }
 
     /// How many ticks a duration has, at least one.
     pub fn count(duration: Duration) -> u32 {
-        let ticks = duration.as_millis().div_ceil(Self::LENGTH.as_millis()).max(1);
+        let ticks = whole_millis(duration).div_ceil(TICK_MILLIS).max(1);
         u32::try_from(ticks).unwrap_or(u32::MAX)
     }
 
     /// The tick that `elapsed` since the worker's start falls into.
     pub fn at(elapsed: Duration) -> Self {
-        let ticks = elapsed.as_millis() / Self::LENGTH.as_millis();
+        let ticks = whole_millis(elapsed) / TICK_MILLIS;
         Self(u32::try_from(ticks).unwrap_or(u32::MAX - 1))
     }
+}
+
+const TICK_MILLIS: u64 = Tick::LENGTH.as_millis() as u64;
+
+/// Milliseconds in 64 bits: deadlines are set several times in every exchange, and a division of
+/// 128 bits costs more than all the rest of it.
+fn whole_millis(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(1000).saturating_add(duration.subsec_millis().into())
 }
 
 /// What a connection may be waiting for.
@@ -116,6 +124,7 @@ impl Default for DeadlineTable {
 
 impl DeadlineTable {
     /// Sets a deadline, in place of an earlier one of the same timer.
+    #[inline]
     pub fn set(&mut self, timer: Timer, at: Tick) {
         self.0[timer as usize] = at;
     }

@@ -32,6 +32,8 @@ pub(super) struct Alarms {
 
 #[derive(Debug)]
 struct Place {
+    /// No deadline is earlier. It may be too early: a deadline that is taken back, as nearly all
+    /// are, leaves it where it is, and whoever is woken for nothing puts it right.
     at: Tick,
     waker: Option<Waker>,
     /// What somebody else wants the connection to hear.
@@ -152,7 +154,10 @@ impl Alarm {
 
     /// As [`Alarm::set`], for a wait that began earlier.
     pub(super) fn set_since(&self, begun: Tick, timer: Timer, wait: Duration) {
-        self.change(|table| table.set(timer, begun.after(wait)));
+        let at = begun.after(wait);
+        self.table.borrow_mut().set(timer, at);
+        let place = &mut self.alarms.places.borrow_mut()[self.place as usize];
+        place.at = place.at.min(at);
     }
 
     /// Sets the deadline of a write that has passed anew, if the peer has acknowledged something
@@ -177,12 +182,12 @@ impl Alarm {
 
     /// Takes a deadline back.
     pub(super) fn clear(&self, timer: Timer) {
-        self.change(|table| table.clear(timer));
+        self.table.borrow_mut().clear(timer);
     }
 
     /// Takes all deadlines back.
     pub(super) fn clear_all(&self) {
-        self.change(DeadlineTable::clear_all);
+        self.table.borrow_mut().clear_all();
     }
 
     /// Takes back what was rung and not yet heard.
@@ -192,13 +197,16 @@ impl Alarm {
 
     /// Ready with a timer whose deadline has passed, or that was rung; it is cleared.
     pub(super) fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<Timer> {
-        let expired = self.table.borrow_mut().take_expired(self.now());
-        if let Some(timer) = expired {
-            self.change(|_| ());
-            return Poll::Ready(timer);
-        }
         let mut places = self.alarms.places.borrow_mut();
-        let Place { waker, rung, .. } = &mut places[self.place as usize];
+        let Place { at, waker, rung } = &mut places[self.place as usize];
+        if *at <= self.now() {
+            let mut table = self.table.borrow_mut();
+            let expired = table.take_expired(self.now());
+            *at = table.next();
+            if let Some(timer) = expired {
+                return Poll::Ready(timer);
+            }
+        }
         if let Some(timer) = rung.take() {
             return Poll::Ready(timer);
         }
@@ -207,12 +215,6 @@ impl Alarm {
             None => *waker = Some(cx.waker().clone()),
         }
         Poll::Pending
-    }
-
-    fn change(&self, change: impl FnOnce(&mut DeadlineTable)) {
-        let mut table = self.table.borrow_mut();
-        change(&mut table);
-        self.alarms.places.borrow_mut()[self.place as usize].at = table.next();
     }
 }
 
@@ -282,6 +284,27 @@ mod tests {
         let heir = alarms.register();
         assert_eq!(heir.place(), place);
         assert_eq!(heir.poll_expired(&mut cx), Poll::Pending);
+    }
+
+    #[test]
+    fn a_deadline_that_was_taken_back_wakes_at_most_once_and_hides_no_later_one() {
+        let started = Instant::now();
+        let alarms = Alarms::new(started);
+        let alarm = alarms.register();
+        let mut cx = Context::from_waker(Waker::noop());
+        let at_of = |alarm: &Alarm| alarms.places.borrow()[alarm.place as usize].at;
+        alarm.set(Timer::Coalesce, Duration::from_millis(100));
+        alarm.set(Timer::KeepAlive, Duration::from_secs(1));
+        alarm.clear(Timer::Coalesce);
+        alarms.walk(started + Duration::from_millis(250));
+        assert!(at_of(&alarm) <= alarms.clock(), "the walk finds it due");
+        assert_eq!(alarm.poll_expired(&mut cx), Poll::Pending);
+        assert!(at_of(&alarm) > alarms.clock(), "once");
+        for ms in (300..=1300).step_by(50) {
+            alarms.walk(started + Duration::from_millis(ms));
+        }
+        assert_eq!(alarm.poll_expired(&mut cx), Poll::Ready(Timer::KeepAlive));
+        assert_eq!(at_of(&alarm), Tick::NEVER);
     }
 
     #[test]
