@@ -17,9 +17,18 @@ use crate::{
 /// What the balancer calls itself in `X-Forwarded-By` and `Via`.
 pub const SELF_NAME: &str = "stepflow-load-balancer";
 
+/// `X-Forwarded-By` with [`SELF_NAME`].
+const FORWARDED_BY: &[u8] = b"X-Forwarded-By: stepflow-load-balancer\r\n";
+
 /// What it says in `Via`: the version in which the message came, and its name (RFC 9110 §7.6.3).
-const VIA_HTTP_10: &str = "1.0 stepflow-load-balancer";
-const VIA_HTTP_11: &str = "1.1 stepflow-load-balancer";
+const VIA_HTTP_10: Said =
+    Said("1.0 stepflow-load-balancer", b"Via: 1.0 stepflow-load-balancer\r\n");
+const VIA_HTTP_11: Said =
+    Said("1.1 stepflow-load-balancer", b"Via: 1.1 stepflow-load-balancer\r\n");
+
+/// A member of a list, and the line of which it is the only one.
+#[derive(Clone, Copy)]
+struct Said(&'static str, &'static [u8]);
 
 /// What is known about the client besides its request.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +94,7 @@ pub fn write_request(
         writer.field(b"Host", authority);
     }
     if admission.plan.framing == Framing::Chunked {
-        writer.field(b"Transfer-Encoding", b"chunked");
+        writer.line(b"Transfer-Encoding: chunked\r\n");
     }
     write_connection(&mut writer, admission);
     // A chain that is not believed is no chain: whoever reads the first address of the list would
@@ -98,21 +107,21 @@ pub fn write_request(
     }
     // A proxy that is believed knows the scheme and host that the user saw; we only know our own.
     if !kept.forwarded_proto {
-        writer.field(b"X-Forwarded-Proto", b"http");
+        writer.line(b"X-Forwarded-Proto: http\r\n");
     }
     if !kept.forwarded_host {
         writer.field(b"X-Forwarded-Host", authority);
     }
-    writer.field(b"X-Forwarded-By", SELF_NAME.as_bytes());
+    writer.line(FORWARDED_BY);
     if client.via == Via::Said {
         let ours = match head.version {
             Version::Http10 => VIA_HTTP_10,
             Version::Http11 => VIA_HTTP_11,
         };
         match kept.via {
-            true => write_behind(&mut writer, b"Via", head.fields, ours),
+            true => write_behind(&mut writer, b"Via", head.fields, ours.0),
             false => {
-                writer.field(b"Via", ours.as_bytes());
+                writer.line(ours.1);
             }
         }
     }
@@ -144,15 +153,15 @@ impl Kept {
 fn write_connection(writer: &mut HeadWriter<'_>, admission: &Admission<'_>) {
     match (admission.upgrade, admission.takes_trailers) {
         (None, false) => return,
-        (Some(_), false) => writer.field(b"Connection", b"upgrade"),
-        (None, true) => writer.field(b"Connection", b"TE"),
+        (Some(_), false) => writer.line(b"Connection: upgrade\r\n"),
+        (None, true) => writer.line(b"Connection: TE\r\n"),
         (Some(_), true) => writer.field_list(b"Connection", [&b"upgrade"[..], b"TE"]),
     };
     if let Some(protocol) = admission.upgrade {
         writer.field(b"Upgrade", protocol);
     }
     if admission.takes_trailers {
-        writer.field(b"TE", b"trailers");
+        writer.line(b"TE: trailers\r\n");
     }
 }
 
@@ -273,11 +282,11 @@ pub fn write_response(
         }
     }
     if plan.coding == Coding::Chunked {
-        writer.field(b"Transfer-Encoding", b"chunked");
+        writer.line(b"Transfer-Encoding: chunked\r\n");
     }
     if plan.is_event_stream {
         // A proxy in front of us that buffers would undo everything (nginx obeys the first).
-        writer.field(b"X-Accel-Buffering", b"no").field(b"Cache-Control", b"no-cache");
+        writer.line(b"X-Accel-Buffering: no\r\n").line(b"Cache-Control: no-cache\r\n");
     }
     if let Some(instance) = routed_instance.filter(|_| is_final) {
         writer.field(b"X-Stepflow-Routed-Instance", instance);
@@ -287,13 +296,13 @@ pub fn write_response(
     }
     match plan.then {
         Then::Tunnel => {
-            writer.field(b"Connection", b"upgrade");
+            writer.line(b"Connection: upgrade\r\n");
         }
         Then::Relay if closes || plan.ends_with_connection => {
-            writer.field(b"Connection", b"close");
+            writer.line(b"Connection: close\r\n");
         }
         Then::Relay if request.version == Version::Http10 => {
-            writer.field(b"Connection", b"keep-alive");
+            writer.line(b"Connection: keep-alive\r\n");
         }
         Then::Relay | Then::Interim | Then::Skip => {}
     }

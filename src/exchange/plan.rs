@@ -347,14 +347,28 @@ fn is_authority(value: &[u8]) -> bool {
             !address.is_empty()
                 && address.iter().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'))
         }
-        _ => host.iter().all(|b| {
-            // unreserved / pct-encoded / sub-delims (RFC 3986 §3.2.2), without the comma that
-            // would make two hosts of one line.
-            b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(b)
-        }),
+        _ => host.iter().all(|b| IN_REG_NAME[usize::from(*b)]),
     };
     host_is_valid && port_is_valid
 }
+
+/// Which octets a name of a host may have: unreserved / pct-encoded / sub-delims (RFC 3986 §3.2.2),
+/// without the comma that would make two hosts of one line.
+const IN_REG_NAME: [bool; 256] = {
+    let (mut table, mut octet) = ([false; 256], 0_u8);
+    loop {
+        table[octet as usize] = octet.is_ascii_alphanumeric()
+            || matches!(octet, b'-' | b'.' | b'_' | b'~' | b'%')
+            || matches!(
+                octet,
+                b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'='
+            );
+        if octet == u8::MAX {
+            break table;
+        }
+        octet += 1;
+    }
+};
 
 /// What follows a response head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

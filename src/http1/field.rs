@@ -41,44 +41,45 @@ pub enum Field {
 }
 
 impl Field {
-    /// Field names are case-insensitive (RFC 9110 §5.1). The length decides first, so most names
-    /// cost one comparison of a number.
+    /// Field names are case-insensitive (RFC 9110 §5.1). The length and the first octet decide
+    /// first, so most names cost one look, and those that are known one comparison.
     #[inline]
     pub fn of(name: &[u8]) -> Self {
         let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
-        match name.len() {
-            2 if is(b"te") => Self::Te,
-            3 if is(b"via") => Self::Via,
-            4 if is(b"host") => Self::Host,
-            6 if is(b"accept") => Self::Accept,
-            6 if is(b"cookie") => Self::Cookie,
-            6 if is(b"origin") => Self::Origin,
-            6 if is(b"expect") => Self::Expect,
-            7 if is(b"upgrade") => Self::Upgrade,
-            9 if is(b"forwarded") => Self::Forwarded,
-            9 if is(b"x-real-ip") => Self::XRealIp,
-            10 if is(b"connection") => Self::Connection,
-            10 if is(b"set-cookie") => Self::SetCookie,
-            10 if is(b"keep-alive") => Self::KeepAlive,
-            12 if is(b"max-forwards") => Self::MaxForwards,
-            12 if is(b"content-type") => Self::ContentType,
-            13 if is(b"authorization") => Self::Authorization,
-            13 if is(b"cache-control") => Self::CacheControl,
-            14 if is(b"content-length") => Self::ContentLength,
-            14 if is(b"x-forwarded-by") => Self::XForwardedBy,
-            15 if is(b"x-forwarded-for") => Self::XForwardedFor,
-            16 if is(b"x-forwarded-host") => Self::XForwardedHost,
-            16 if is(b"content-encoding") => Self::ContentEncoding,
-            16 if is(b"www-authenticate") => Self::WwwAuthenticate,
-            16 if is(b"proxy-connection") => Self::ProxyConnection,
-            17 if is(b"transfer-encoding") => Self::TransferEncoding,
-            17 if is(b"x-accel-buffering") => Self::XAccelBuffering,
-            17 if is(b"x-forwarded-proto") => Self::XForwardedProto,
-            18 if is(b"proxy-authenticate") => Self::ProxyAuthenticate,
-            19 if is(b"proxy-authorization") => Self::ProxyAuthorization,
-            20 if is(b"stepflow-instance-id") => Self::StepflowInstanceId,
-            26 if is(b"x-stepflow-routed-instance") => Self::XStepflowRoutedInstance,
-            13.. if has_prefix(name, b"x-forwarded-") => Self::XForwardedOther,
+        let Some(first) = name.first() else { return Self::Other };
+        match (name.len(), first.to_ascii_lowercase()) {
+            (2, b't') if is(b"te") => Self::Te,
+            (3, b'v') if is(b"via") => Self::Via,
+            (4, b'h') if is(b"host") => Self::Host,
+            (6, b'a') if is(b"accept") => Self::Accept,
+            (6, b'c') if is(b"cookie") => Self::Cookie,
+            (6, b'o') if is(b"origin") => Self::Origin,
+            (6, b'e') if is(b"expect") => Self::Expect,
+            (7, b'u') if is(b"upgrade") => Self::Upgrade,
+            (9, b'f') if is(b"forwarded") => Self::Forwarded,
+            (9, b'x') if is(b"x-real-ip") => Self::XRealIp,
+            (10, b'c') if is(b"connection") => Self::Connection,
+            (10, b's') if is(b"set-cookie") => Self::SetCookie,
+            (10, b'k') if is(b"keep-alive") => Self::KeepAlive,
+            (12, b'm') if is(b"max-forwards") => Self::MaxForwards,
+            (12, b'c') if is(b"content-type") => Self::ContentType,
+            (13, b'a') if is(b"authorization") => Self::Authorization,
+            (13, b'c') if is(b"cache-control") => Self::CacheControl,
+            (14, b'c') if is(b"content-length") => Self::ContentLength,
+            (14, b'x') if is(b"x-forwarded-by") => Self::XForwardedBy,
+            (15, b'x') if is(b"x-forwarded-for") => Self::XForwardedFor,
+            (16, b'x') if is(b"x-forwarded-host") => Self::XForwardedHost,
+            (16, b'c') if is(b"content-encoding") => Self::ContentEncoding,
+            (16, b'w') if is(b"www-authenticate") => Self::WwwAuthenticate,
+            (16, b'p') if is(b"proxy-connection") => Self::ProxyConnection,
+            (17, b't') if is(b"transfer-encoding") => Self::TransferEncoding,
+            (17, b'x') if is(b"x-accel-buffering") => Self::XAccelBuffering,
+            (17, b'x') if is(b"x-forwarded-proto") => Self::XForwardedProto,
+            (18, b'p') if is(b"proxy-authenticate") => Self::ProxyAuthenticate,
+            (19, b'p') if is(b"proxy-authorization") => Self::ProxyAuthorization,
+            (20, b's') if is(b"stepflow-instance-id") => Self::StepflowInstanceId,
+            (26, b'x') if is(b"x-stepflow-routed-instance") => Self::XStepflowRoutedInstance,
+            (13.., b'x') if has_prefix(name, b"x-forwarded-") => Self::XForwardedOther,
             _ => Self::Other,
         }
     }

@@ -5,6 +5,8 @@
 
 use std::mem::MaybeUninit;
 
+use memchr::{memchr, memrchr};
+
 use super::Method;
 
 /// One field line: `name` as sent, `value` without the optional white space around it.
@@ -90,7 +92,7 @@ impl<'a> Target<'a> {
     /// The path without the query.
     pub fn path(self) -> &'a [u8] {
         let target = self.forwarded();
-        target.split(|b| *b == b'?').next().unwrap_or(target)
+        &target[..memchr(b'?', target).unwrap_or(target.len())]
     }
 }
 
@@ -194,8 +196,8 @@ fn completed(status: httparse::Result<usize>, octets: &[u8]) -> Result<(), HeadE
 // httparse reports an unknown version as a token error; an operator wants to know that an HTTP/2
 // client with prior knowledge, or a very old one, is knocking.
 fn check_request_version(octets: &[u8]) -> Result<(), HeadError> {
-    let line = octets.split(|b| *b == b'\r').next().unwrap_or(octets);
-    let last_word = line.rsplit(|b| *b == b' ').next().unwrap_or(line);
+    let line = &octets[..memchr(b'\r', octets).unwrap_or(octets.len())];
+    let last_word = &line[memrchr(b' ', line).map_or(0, |space| space + 1)..];
     match last_word {
         b"HTTP/1.1" | b"HTTP/1.0" => Ok(()),
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
