@@ -12,6 +12,7 @@ pub(super) use stream::{Stream, go_on};
 
 use std::{
     future::{Future, poll_fn},
+    io,
     pin::{Pin, pin},
     rc::Rc,
     task::{Poll, ready},
@@ -293,15 +294,21 @@ where
         }
     }
 
+    /// Waits without a buffer: a backend may think for minutes. To wait and then to receive is also
+    /// cheaper than a receive that the ring tries in vain, arms and tries again.
     async fn receive_head(&mut self, received: &mut Vec<u8>) -> Result<(), Failure> {
-        let buffer = self.worker.buffers.take(Size::Small);
-        let mut receiving = pin!(self.upstream.recv(buffer));
-        let (result, buffer) = self.finish(receiving.as_mut()).await?;
-        match result {
-            Ok(n) if n > 0 => {}
-            Ok(_) | Err(_) if received.is_empty() => return Err(Failure::BackendClosed),
-            Ok(_) | Err(_) => return Err(Failure::ResponseHead),
-        }
+        let mut arrivals = pin!(self.upstream.readiness());
+        let buffer = loop {
+            let mut arrival = poll_fn(|cx| arrivals.as_mut().poll_ready(cx));
+            self.finish(Pin::new(&mut arrival)).await?;
+            let mut buffer = self.worker.buffers.take(Size::Small);
+            match self.upstream.try_recv(&mut buffer) {
+                Ok(n) if n > 0 => break buffer,
+                Err(error) if is_for_nothing(&error) => self.worker.buffers.give(buffer),
+                Ok(_) | Err(_) if received.is_empty() => return Err(Failure::BackendClosed),
+                Ok(_) | Err(_) => return Err(Failure::ResponseHead),
+            }
+        };
         self.response_begun = true;
         match received.is_empty() {
             true => self.worker.buffers.give(std::mem::replace(received, buffer)),
@@ -755,6 +762,11 @@ fn body_failure(error: BodyError) -> Failure {
     }
 }
 
+/// There is nothing to be received after all.
+fn is_for_nothing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
 fn may_coalesce(plan: &ResponsePlan) -> bool {
     plan.body_bytes.is_some_and(|n| n <= COALESCED_BYTES_MAX)
 }
@@ -844,7 +856,7 @@ async fn upload(
         match from.try_recv(&mut buffer) {
             Ok(0) => return Err(Failure::RequestTruncated),
             Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+            Err(error) if is_for_nothing(&error) => {
                 worker.buffers.give(buffer);
                 continue;
             }

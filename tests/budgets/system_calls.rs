@@ -10,16 +10,15 @@ use crate::{
 /// is so many cycles.
 const CYCLES: u64 = 50;
 
-/// Calls of one exchange with a small request and a small answer. On io_uring the client's octets
-/// are received by a plain call once the ring has said that they are there, because an idle
-/// connection holds no buffer; what is submitted is in `allocations.rs` by name. The peek is the
+/// Calls of one exchange with a small request and a small answer. On io_uring octets are received
+/// by a plain call once the ring has said that they are there, because who waits for a client or a
+/// backend holds no buffer; what is submitted is in `allocations.rs` by name. The peek is the
 /// look at a connection from the pool: whether the backend has closed it, or sent what nobody asked
 /// for. There is no timer, and one `send` for head and body.
-const ON_IO_URING: [(&str, u64); 3] = [("peek", 1), ("recv", 1), ("submitted to the ring", 4)];
+const ON_IO_URING: [(&str, u64); 3] = [("peek", 1), ("recv", 2), ("submitted to the ring", 4)];
 
-/// On epoll `poll` asks whether the client's octets are there: monoio does that before it believes
-/// its own notes.
-const ON_EPOLL: [(&str, u64); 4] = [("peek", 1), ("poll", 1), ("recv", 2), ("send", 2)];
+/// On epoll `poll` asks whether octets are there: monoio does that before it believes its own notes.
+const ON_EPOLL: [(&str, u64); 4] = [("peek", 1), ("poll", 2), ("recv", 2), ("send", 2)];
 
 const OF_AN_EVENT_ON_IO_URING: [(&str, u64); 2] = [("recv", 1), ("submitted to the ring", 2)];
 
