@@ -15,14 +15,15 @@ const HOP_BY_HOP: [&str; 8] = [
 ];
 
 /// May not be removed by listing them in `Connection`: what frames, routes, describes or
-/// authenticates a message, and what ends a loop.
-const PROTECTED: [&str; 13] = [
+/// authenticates a message, what its sender waits for, and what ends a loop.
+const PROTECTED: [&str; 14] = [
     "authorization",
     "cache-control",
     "content-encoding",
     "content-length",
     "content-type",
     "cookie",
+    "expect",
     "host",
     "max-forwards",
     "origin",

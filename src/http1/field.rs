@@ -119,7 +119,8 @@ impl Field {
 
     /// May not be removed by being listed in `Connection`: a client that could strip these would
     /// choose how its request is framed, routed, attributed or authenticated, also where a proxy
-    /// in front of us has said it.
+    /// in front of us has said it. `Expect` too: without it nobody would answer a client that waits
+    /// for `100 Continue`.
     #[inline]
     pub fn is_protected(self) -> bool {
         self.is_testimony()
@@ -131,6 +132,7 @@ impl Field {
                     | Self::ContentLength
                     | Self::ContentType
                     | Self::Cookie
+                    | Self::Expect
                     | Self::Host
                     | Self::MaxForwards
                     | Self::Origin

@@ -241,7 +241,7 @@ mod tests {
     fn what_is_kept_or_removed_by_itself_in_a_head_is_no_trailer() {
         // What `Connection` lists of these does not empty a trailer section, so this must hold.
         let names = "authorization cache-control connection content-encoding content-length \
-                     content-type cookie forwarded host keep-alive max-forwards origin \
+                     content-type cookie expect forwarded host keep-alive max-forwards origin \
                      proxy-authenticate proxy-authorization proxy-connection set-cookie \
                      stepflow-instance-id te transfer-encoding upgrade via www-authenticate \
                      x-forwarded-by x-forwarded-for x-forwarded-host x-forwarded-port \

@@ -27,6 +27,26 @@ fn a_backend_s_100_reaches_the_client_before_it_sends_its_body() {
 }
 
 #[test]
+fn a_client_that_waits_for_100_cannot_hide_that_from_the_backend() {
+    let backend = Backend::played();
+    let balancer = Balancer::start(&[&backend]);
+    let mut client = balancer.connect();
+    client.send(
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: Expect, X-Hop\r\nX-Hop: 1\r\nContent-Length: 2\r\n\
+         Expect: 100-continue\r\n\r\n",
+    );
+    let mut peer = backend.next();
+    assert_eq!(peer.head.field("Expect").as_deref(), Some("100-continue"));
+    assert!(!peer.head.has("X-Hop"));
+    peer.send("HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(client.head().octets, b"HTTP/1.1 100 Continue\r\n\r\n");
+    client.send("hi");
+    assert_eq!(peer.read_body().0, b"hi");
+    peer.answer("done");
+    assert_eq!(client.response().text(), "done");
+}
+
+#[test]
 fn a_backend_may_refuse_a_body_before_it_is_sent() {
     for (status, phrase) in [(417, "Expectation Failed"), (413, "Content Too Large")] {
         let backend = Backend::played();

@@ -92,6 +92,7 @@ fn what_connection_lists_ends_here_unless_it_is_protected() {
     let kept = [
         "Authorization: Basic eA==",
         "Cookie: a=b",
+        "Expect: 100-continue",
         "Origin: http://h",
         "Content-Length: 0",
         "Content-Type: a/b",
@@ -105,7 +106,7 @@ fn what_connection_lists_ends_here_unless_it_is_protected() {
     let listing = "Connection: host, content-length, content-type, content-encoding, cache-control,\
                    stepflow-instance-id, x-forwarded-for, x-forwarded-host, x-forwarded-proto,\
                    x-forwarded-by, x-forwarded-port, x-real-ip, forwarded, via, transfer-encoding,\
-                   authorization, cookie, origin";
+                   authorization, cookie, expect, origin";
     check_fields(&[&[listing], &kept[..]].concat(), &kept);
     check(
         &[

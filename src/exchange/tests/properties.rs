@@ -22,11 +22,12 @@ const HOP_BY_HOP: [&str; 8] = [
 ];
 
 /// May not be removed by listing them in `Connection`.
-const PROTECTED: [&str; 15] = [
+const PROTECTED: [&str; 16] = [
     "cache-control",
     "content-encoding",
     "content-length",
     "content-type",
+    "expect",
     "forwarded",
     "host",
     "max-forwards",
