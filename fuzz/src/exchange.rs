@@ -23,7 +23,7 @@ use super::{
     Verdict, body,
     head::scan,
     naive::{self, Lines},
-    rules::{goes_on, is_testimony, lists, values},
+    rules::{goes_on, is_alias, is_testimony, lists, values},
 };
 
 /// Properties: a request that is admitted goes on with the fields that should go on and no others,
@@ -81,7 +81,7 @@ fn rounds(head: &RequestHead<'_>) -> usize {
 }
 
 /// Names that mean something to the proxy, in odd case, and two that do not.
-const NAMES: [&[u8]; 30] = [
+const NAMES: [&[u8]; 32] = [
     b"Accept",
     b"cache-Control",
     b"CONNECTION",
@@ -112,6 +112,8 @@ const NAMES: [&[u8]; 30] = [
     b"Forwarded",
     b"X-Real-IP",
     b"X-Forwarded-Port",
+    b"x_Forwarded-for",
+    b"Content_length",
 ];
 
 const VALUES: [&[u8]; 25] = [
@@ -265,6 +267,7 @@ fn expected(
             "x-forwarded-for" | "x-forwarded-by" => {}
             "expect" if is_http10 => {}
             "via" if says_via => {}
+            _ if is_alias(name) => {}
             "host" => want.push((name.clone(), authority.clone())),
             "max-forwards" if matches!(head.method, Method::Options | Method::Trace) => {
                 want.push((name.clone(), one_less(value)));

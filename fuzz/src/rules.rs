@@ -40,6 +40,16 @@ pub fn is_testimony(name: &str) -> bool {
     forwards || name == "forwarded" || name == "x-real-ip"
 }
 
+/// Has `_` where a name that means something to a proxy has `-`, and ends there: some take the two
+/// for one.
+pub fn is_alias(name: &str) -> bool {
+    const OTHERS: [&str; 2] = ["x-accel-buffering", "x-stepflow-routed-instance"];
+    let other = name.replace('_', "-");
+    other != name
+        && (is_testimony(&other)
+            || [&HOP_BY_HOP[..], &PROTECTED, &OTHERS].iter().any(|known| is_one_of(&other, known)))
+}
+
 pub fn is_one_of(name: &str, names: &[&str]) -> bool {
     names.iter().any(|known| name.eq_ignore_ascii_case(known))
 }

@@ -9,7 +9,7 @@ use super::{Admission, RequestPlan, ResponsePlan, Then};
 use crate::{
     http1::{
         Coding, Edit, Edits, FIELDS_MAX, Field, FieldLine, Framing, HeadWriter, RequestHead,
-        ResponseHead, Version, connection_tokens,
+        ResponseHead, Version, connection_tokens, is_alias,
     },
     model::Trust,
 };
@@ -84,6 +84,7 @@ pub fn write_request(
             Field::Expect if !admission.plan.expects_continue => {}
             _ if field.is_hop_by_hop() => {}
             _ if takes_away(listed.as_ref(), index, field) => {}
+            Field::Other if is_alias(name) => {}
             _ => {
                 kept.note(field);
                 writer.field(name, line.value);

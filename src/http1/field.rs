@@ -144,6 +144,25 @@ impl Field {
     }
 }
 
+/// Longer than every name that [`Field::of`] knows, and than the front of those it knows by that.
+const ALIAS_BYTES: usize = 32;
+
+/// Whether some would take this for another field, one that a proxy must know. The interfaces in
+/// front of many applications write `_` for `-` (RFC 3875 §4.1.18): to them `X_Forwarded_For` and
+/// `X-Forwarded-For` are one field, of which this proxy would have judged the second only.
+#[inline]
+pub fn is_alias(name: &[u8]) -> bool {
+    name.contains(&b'_') && is_known_with_hyphens(name)
+}
+
+#[cold]
+fn is_known_with_hyphens(name: &[u8]) -> bool {
+    let mut hyphenated = [0; ALIAS_BYTES];
+    let front = name.iter().map(|b| if *b == b'_' { b'-' } else { *b });
+    let bytes = hyphenated.iter_mut().zip(front).map(|(to, b)| *to = b).count();
+    Field::of(&hyphenated[..bytes]) != Field::Other
+}
+
 /// Whether a name begins so, without regard to case.
 pub(super) fn has_prefix(name: &[u8], prefix: &[u8]) -> bool {
     name.get(..prefix.len()).is_some_and(|front| front.eq_ignore_ascii_case(prefix))
@@ -199,6 +218,30 @@ mod tests {
         assert_eq!(Field::of(b"x-forwarded-"), Field::Other);
         assert_eq!(Field::of(b"x-forwarder-for"), Field::Other);
         assert_eq!(Field::of(b""), Field::Other);
+    }
+
+    #[test]
+    fn an_underscore_hides_no_name_that_we_know() {
+        let aliases = [
+            "Content_Length",
+            "transfer_encoding",
+            "X_Forwarded_For",
+            "X-Forwarded_Proto",
+            "x_forwarded_a-name-that-is-longer-than-all-that-are-known",
+            "STEPFLOW_INSTANCE-ID",
+        ];
+        let others = ["User_Agent", "X_Request_Id", "_", "host_", "x_forwarded_", "Content-Length"];
+        for (names, want) in [(&aliases[..], true), (&others[..], false)] {
+            for name in names {
+                assert_eq!(is_alias(name.as_bytes()), want, "{name}");
+            }
+        }
+        // The room for names is larger than any that is known.
+        let long = format!("x_stepflow_routed_instance{}", "x".repeat(ALIAS_BYTES));
+        assert!(is_alias(&long.as_bytes()[..26]));
+        for bytes in 27..long.len() {
+            assert!(!is_alias(&long.as_bytes()[..bytes]), "{bytes}");
+        }
     }
 
     #[test]

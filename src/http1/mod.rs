@@ -31,7 +31,7 @@ mod write;
 pub use body::{Body, BodyError, BodyLimits, Step};
 pub use date::{CivilDate, HTTP_DATE_BYTES, HttpDate};
 pub use edits::{Edit, Edits};
-pub use field::{Field, connection_tokens, is_token, list_contains};
+pub use field::{Field, connection_tokens, is_alias, is_token, list_contains};
 pub use framing::{Framing, FramingError, FramingFields, request_framing, response_framing};
 pub use head::{
     FIELDS_MAX, FieldLine, FieldStorage, HeadError, RequestHead, ResponseHead, Target, Version,

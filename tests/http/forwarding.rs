@@ -212,6 +212,20 @@ fn only_a_trusted_proxy_is_believed_about_its_client() {
 }
 
 #[test]
+fn an_underscore_does_not_smuggle_a_field_past_us() {
+    let Exchange { peer, .. } = &mut exchange(
+        "GET / HTTP/1.1\r\nHost: a\r\nX_Forwarded_For: 192.0.2.1\r\nX-Real_IP: 192.0.2.1\r\n\
+         Content_Length: 5\r\nStepflow_Instance_Id: pod-1\r\nX_Request_Id: 7\r\n\r\n",
+        OK,
+    );
+    for name in ["X_Forwarded_For", "X-Real_IP", "Content_Length", "Stepflow_Instance_Id"] {
+        assert!(!peer.head.has(name), "{name} in {:?}", peer.head);
+    }
+    assert_eq!(peer.head.field("X-Forwarded-For").as_deref(), Some("127.0.0.1"));
+    assert_eq!(peer.head.field("X_Request_Id").as_deref(), Some("7"));
+}
+
+#[test]
 fn via_says_the_version_that_was_received_unless_it_is_switched_off() {
     let ours = |version: &str| format!("1.0 fred, {version} stepflow-load-balancer");
     for (via, version, want) in [

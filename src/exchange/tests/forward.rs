@@ -74,6 +74,23 @@ fn what_belongs_to_one_connection_ends_here() {
 }
 
 #[test]
+fn what_some_would_take_for_a_field_that_was_judged_ends_here() {
+    check_fields(
+        &[
+            "Content_Length: 5",
+            "transfer_encoding: chunked",
+            "X_Forwarded_For: 203.0.113.9",
+            "x_forwarded_anything: 1",
+            "X-Real_IP: 203.0.113.9",
+            "Stepflow_Instance_Id: i",
+            "X_Request_Id: 1",
+            "user_agent: a",
+        ],
+        &["X_Request_Id: 1", "user_agent: a"],
+    );
+}
+
+#[test]
 fn what_connection_lists_ends_here_unless_it_is_protected() {
     check_fields(
         &[

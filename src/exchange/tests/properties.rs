@@ -84,6 +84,10 @@ const NAMES: &[&str] = &[
     "X-Real-IP",
     "Forwarded",
     "X-Stepflow-Routed-Instance",
+    "Content_Length",
+    "x_forwarded_for",
+    "Stepflow-Instance_Id",
+    "X_A",
     "X-A",
     "x-b",
 ];
@@ -176,6 +180,13 @@ fn goes_on(name: &str, lines: &Lines) -> bool {
     !is_one_of(name, &HOP_BY_HOP) && (is_one_of(name, &PROTECTED) || !is_listed(name, lines))
 }
 
+/// Whether some would take the name for another one that means something to the proxy.
+fn is_alias(name: &str) -> bool {
+    let other = name.replace('_', "-");
+    other != name
+        && [&HOP_BY_HOP[..], &PROTECTED, &TESTIMONY].iter().any(|known| is_one_of(&other, known))
+}
+
 /// What a backend must get, told line by line: the lines that go on, in order, then ours.
 fn expected_request(
     method: Method,
@@ -195,6 +206,7 @@ fn expected_request(
     for (name, value) in lines.iter().filter(|(name, _)| goes_on(name, lines)) {
         match name.to_ascii_lowercase().as_str() {
             "x-forwarded-for" | "x-forwarded-by" | "via" => {}
+            _ if is_alias(name) => {}
             "expect" if version == Version::Http10 => {}
             "host" => want.push((name.clone(), authority.clone())),
             "max-forwards" if method == Method::Options => {
