@@ -1,6 +1,7 @@
 //! Pure: which connections outlive an exchange.
 
 use super::{Persistence, RequestPlan, ResponsePlan};
+use crate::http1::Framing;
 
 /// How an exchange ended that was answered by a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,9 @@ pub enum CloseReason {
     Draining,
     /// Its stream was ended so that its client connects anew, perhaps to somebody else.
     EndedEarly,
+    /// The request had content where some servers expect none: what was read as the end of its
+    /// response may be followed by the response to that content.
+    ContentOverlooked,
 }
 
 impl RequestPlan {
@@ -61,6 +65,11 @@ impl RequestPlan {
     /// state of the process decide it.
     pub fn closes_after(&self, client_half_closed: bool, draining: bool) -> bool {
         self.persistence == Persistence::Close || client_half_closed || draining
+    }
+
+    /// Whether a backend may have read a request where we have read content.
+    fn may_be_two_requests(&self) -> bool {
+        self.framing != Framing::Length(0) && self.method.content_may_be_overlooked()
     }
 }
 
@@ -84,6 +93,8 @@ pub fn conclude(request: &RequestPlan, response: &ResponsePlan, end: &ExchangeEn
         () if response.upstream_persistence == Persistence::Close => {
             Fate::Close(CloseReason::Announced)
         }
+        // RFC 9110 §9.3.1 names the danger. Stray octets show it only once they have come.
+        () if request.may_be_two_requests() => Fate::Close(CloseReason::ContentOverlooked),
         () => Fate::Keep,
     };
     Conclusion { downstream, upstream }

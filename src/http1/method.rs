@@ -49,6 +49,12 @@ impl Method {
         }
     }
 
+    /// Whether content in such a request means nothing in general (RFC 9110 §9.3), so that some
+    /// servers overlook it and read it as the next request.
+    pub fn content_may_be_overlooked(self) -> bool {
+        matches!(self, Self::Get | Self::Head | Self::Delete | Self::Options | Self::Trace)
+    }
+
     /// Label for logs and metrics.
     pub fn label(self) -> &'static str {
         match self {

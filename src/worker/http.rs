@@ -73,7 +73,8 @@ pub(super) fn serve(
             | CloseReason::Stray
             | CloseReason::HalfClosed
             | CloseReason::Draining
-            | CloseReason::EndedEarly => client.close().await,
+            | CloseReason::EndedEarly
+            | CloseReason::ContentOverlooked => client.close().await,
         }
     }
 }

@@ -144,6 +144,33 @@ fn a_body_that_a_backend_sends_where_none_can_be_never_reaches_a_client() {
     }
 }
 
+/// It answers the content of a `GET` as if that were a request, and takes its time.
+#[test]
+fn the_response_to_content_that_a_backend_takes_for_a_request_reaches_nobody() {
+    let backend = Backend::played();
+    let balancer = single(&[&backend]);
+    let mut client = balancer.connect();
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    let answer = |text: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n{text}");
+    for method in ["GET", "DELETE", "OPTIONS"] {
+        let length = smuggled.len();
+        client.send(format!(
+            "{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{smuggled}"
+        ));
+        let mut peer = backend.next();
+        assert_eq!(peer.read_body().0, smuggled.as_bytes());
+        peer.send(answer("first!"));
+        assert_eq!(client.response().text(), "first!");
+        client.send(GET);
+        // Nothing has come on the first connection yet that would give it away.
+        let mut next = backend.next();
+        assert_ne!(next.connection, peer.connection, "{method}");
+        let _ = peer.try_send(answer("poison"));
+        next.send(answer("clean!"));
+        assert_eq!(client.response().text(), "clean!", "{method}");
+    }
+}
+
 /// Makes one exchange whose connection is pooled, then a request on it that the backend reads and
 /// does not answer.
 fn dies_on_reuse(request: &str, reset: bool) -> (Backend, Balancer, crate::support::Client) {

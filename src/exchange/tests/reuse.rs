@@ -91,6 +91,7 @@ fn the_reason_is_true() {
             CloseReason::HalfClosed => end.client_half_closed,
             CloseReason::Draining => end.draining,
             CloseReason::EndedEarly => end.is_early,
+            CloseReason::ContentOverlooked => false,
         };
         if let Fate::Close(reason) = downstream {
             let announced = facts.client_closes || facts.ends_with_connection;
@@ -132,6 +133,36 @@ fn what_the_head_announces_is_what_happens() {
             // HTTP/1.0 takes silence for close.
             let announces_keep = text.contains("\r\nConnection: keep-alive\r\n");
             assert_eq!(announces_keep, kept && version == Version::Http10, "{facts:?}");
+        }
+    }
+}
+
+#[test]
+fn a_connection_whose_request_may_have_been_read_as_two_is_not_used_again() {
+    let end = ExchangeEnd {
+        request_complete: true,
+        response_complete: true,
+        stray_octets: false,
+        client_half_closed: false,
+        draining: false,
+        is_early: false,
+    };
+    for method in ["GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "POST", "PUT", "PATCH", "FOO"] {
+        let takes_content = ["POST", "PUT", "PATCH", "FOO"].contains(&method);
+        for (field, is_content) in [
+            ("Content-Length: 0", false),
+            ("Content-Length: 1", true),
+            ("Transfer-Encoding: chunked", true),
+        ] {
+            let line = format!("{method} / HTTP/1.1");
+            let request = request(&[line.as_str(), "Host: h", field]);
+            let response = response(&request, &["HTTP/1.1 200 OK", "Content-Length: 0"]).unwrap();
+            let want = match is_content && !takes_content {
+                true => Fate::Close(CloseReason::ContentOverlooked),
+                false => Fate::Keep,
+            };
+            let Conclusion { downstream, upstream } = conclude(&request, &response, &end);
+            assert_eq!((downstream, upstream), (Fate::Keep, want), "{method} {field}");
         }
     }
 }
