@@ -46,6 +46,7 @@ pub fn is_alias(name: &str) -> bool {
     const OTHERS: [&str; 2] = ["x-accel-buffering", "x-stepflow-routed-instance"];
     let other = name.replace('_', "-");
     other != name
+        && !is_testimony(name)
         && (is_testimony(&other)
             || [&HOP_BY_HOP[..], &PROTECTED, &OTHERS].iter().any(|known| is_one_of(&other, known)))
 }

@@ -85,8 +85,10 @@ fn what_some_would_take_for_a_field_that_was_judged_ends_here() {
             "Stepflow_Instance_Id: i",
             "X_Request_Id: 1",
             "user_agent: a",
+            // This is one that is judged, under its own name.
+            "X-Forwarded-A_b: 1",
         ],
-        &["X_Request_Id: 1", "user_agent: a"],
+        &["X_Request_Id: 1", "user_agent: a", "X-Forwarded-A_b: 1"],
     );
 }
 
