@@ -143,6 +143,12 @@ impl Request {
         }
     }
 
+    /// Whether it is anybody's: it names an instance, or has to do with a session, if only one that
+    /// may begin.
+    pub(super) fn is_bound(&self) -> bool {
+        self.pin().is_some() || self.session.is_some()
+    }
+
     pub(super) fn key(&self) -> Option<u64> {
         self.key.map(NonZeroU64::get)
     }
@@ -454,19 +460,19 @@ async fn deliver(
                 if let Some(fault) = fault_of(failure, attempt.reused, response_begun) {
                     worker.note_fault(slot, fault);
                 }
+                attempt = Attempt { sent, response_begun, ..attempt };
                 if request.stream.is_some() {
-                    // The client has its head, and knows of no attempts. What was set for the
-                    // stream means nothing to whoever connects.
+                    // The client has its head, and knows of no attempts; the log does. What was set
+                    // for the stream means nothing to whoever connects.
                     client.alarm.clear_all();
-                    attempt = Attempt { sent, response_begun, ..attempt };
                     let Some(next) = relay::go_on(worker, request, failure, slot, attempt) else {
                         return Err(Undelivered { failure, request_complete });
                     };
                     (attempt, tried) = next;
                     (last, asks_again) = (Some(failure), false);
+                    account.explain(|explanation, _| explanation.note_retry());
                     continue;
                 }
-                attempt = Attempt { sent, response_begun, ..attempt };
                 let verdict = may_retry(failure, &request.plan, &attempt);
                 if !goes_on(worker, verdict, failure, slot, &mut tried) {
                     return Err(Undelivered { failure, request_complete });

@@ -202,6 +202,34 @@ fn a_retry_is_numbered() {
 }
 
 #[test]
+fn a_stream_that_went_on_is_told_with_its_last_backend_and_the_number_of_attempts() {
+    let [one, two] = [Backend::played(), Backend::played()];
+    let mut command = before(command(), &[&one, &two]);
+    command.env("STEPFLOW_LB_EXPLAIN", "on").env("STEPFLOW_LB_ACCESS_LOG", "all");
+    let mut process = Process::start(command);
+    process.wait_for_healthy(2);
+    let mut client = process.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n");
+    wait_until("a backend is asked", || one.has_next() || two.has_next());
+    let (first, second) = if one.has_next() { (&one, &two) } else { (&two, &one) };
+    let begin = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+                 Transfer-Encoding: chunked\r\n\r\n";
+    let mut peer = first.next();
+    peer.send(begin);
+    // What the client has been told is true of the first backend, and cannot be taken back.
+    let head = client.head();
+    assert_eq!(head.field(DECISION).as_deref(), Some("least_connections 0 of [0,0]"));
+    assert_eq!(head.field(ADDRESS), Some(first.address.to_string()));
+    peer.close();
+    let mut peer = second.next();
+    peer.send(format!("{begin}9\r\ndata: 1\n\n\r\n0\r\n\r\n"));
+    assert_eq!(client.chunk(), b"data: 1\n\n");
+    let line = process.wait_for_line("request completed");
+    assert!(line.contains(&format!("backend={}", second.address)), "{line}");
+    assert!(line.contains(r#"decision="least_connections 0 of [0], retry 2""#), "{line}");
+}
+
+#[test]
 fn a_wait_in_the_queue_is_told() {
     let backend = Backend::played();
     let setup = explained(&[&backend]).with("requests_per_backend_max", "1");

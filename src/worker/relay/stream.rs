@@ -285,8 +285,7 @@ impl Relay<'_, '_> {
                 let may_go_on = self.replay == Replay::Possible
                     && reading == Reading::Open
                     && plan.status == 200
-                    && request.pin().is_none()
-                    && request.session.is_none()
+                    && !request.is_bound()
                     // What is kept is a head, and nothing of a body is asked for twice.
                     && request.plan.framing == Framing::Length(0);
                 // Boxed: every connection would have room for it, and few have a stream.
@@ -363,7 +362,7 @@ pub(in crate::worker) fn go_on(
     slot: Slot,
     attempt: Attempt,
 ) -> Option<(Attempt, Tried)> {
-    let is_bound = request.pin().is_some() || request.session.is_some();
+    let is_bound = request.is_bound();
     let stream = request.stream.as_deref_mut()?;
     // This backend is heard no more.
     stream.ear = None;
