@@ -33,6 +33,15 @@ fn stream(options: &[(&str, &str)], ask: &str) -> Stream {
     Stream { client, peer, backends, balancer }
 }
 
+/// A stream that may go on from another backend, and whose own has died behind its first event.
+fn broken_stream() -> (Client, [Backend; 2], Balancer) {
+    let Stream { mut client, mut peer, backends, balancer } = stream(RESUME, ASK);
+    peer.send(chunk("id: 1\ndata: a\n\n"));
+    assert_eq!(client.chunk(), b"id: 1\ndata: a\n\n");
+    drop(peer);
+    (client, backends, balancer)
+}
+
 /// The request that arrives next, and where.
 fn next_of(backends: &[Backend; 2]) -> (usize, Peer) {
     wait_until("a backend is asked", || backends.iter().any(Backend::has_next));
@@ -112,14 +121,11 @@ fn a_stream_without_ids_is_cut_and_not_begun_anew() {
 
 #[test]
 fn another_answer_than_a_stream_is_not_passed_off_as_its_rest() {
-    let mut stream = stream(RESUME, ASK);
-    stream.peer.send(chunk("id: 1\ndata: a\n\n"));
-    assert_eq!(stream.client.chunk(), b"id: 1\ndata: a\n\n");
-    drop(stream.peer);
-    let mut peer = stream.backends[1].next();
+    let (mut client, backends, balancer) = broken_stream();
+    let mut peer = backends[1].next();
     peer.send("HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\ngone");
-    stream.client.expect_end();
-    stream.balancer.wait_for_failures("stream_not_continued", 1);
+    client.expect_end();
+    balancer.wait_for_failures("stream_not_continued", 1);
 }
 
 #[test]
@@ -139,18 +145,15 @@ fn a_stream_that_names_its_instance_is_nobody_elses() {
 
 #[test]
 fn backends_that_die_before_their_head_are_not_asked_in_a_circle() {
-    let mut stream = stream(RESUME, ASK);
-    stream.peer.send(chunk("id: 1\ndata: a\n\n"));
-    assert_eq!(stream.client.chunk(), b"id: 1\ndata: a\n\n");
-    drop(stream.peer);
+    let (mut client, backends, balancer) = broken_stream();
     // Four attempts, turn and turn about, and that is the end.
     for at in [1, 0, 1, 0] {
-        drop(stream.backends[at].next());
+        drop(backends[at].next());
     }
-    stream.client.expect_end();
-    stream.balancer.wait_until_quiet();
-    assert!(!stream.backends.iter().any(Backend::has_next));
-    assert_eq!(stream.balancer.metrics().sum("stepflow_lb_streams_continued_total", &[]), 0);
+    client.expect_end();
+    balancer.wait_until_quiet();
+    assert!(!backends.iter().any(Backend::has_next));
+    assert_eq!(balancer.metrics().sum("stepflow_lb_streams_continued_total", &[]), 0);
 }
 
 #[test]

@@ -37,6 +37,23 @@ fn logging(backend: &Backend) -> Command {
     command
 }
 
+/// A stream whose head has reached its client, through a balancer that logs every request.
+struct Logged {
+    client: Client,
+    peer: Peer,
+    balancer: Process,
+    _backend: Backend,
+}
+
+fn logged() -> Logged {
+    let backend = Backend::played();
+    let balancer = Process::start(logging(&backend));
+    balancer.wait_for_healthy(1);
+    let mut client = balancer.connect();
+    let peer = open(&mut client, &backend);
+    Logged { client, peer, balancer, _backend: backend }
+}
+
 /// The line about the one request that there was.
 fn line(balancer: &mut Process, message: &str) -> serde_json::Value {
     serde_json::from_str(&balancer.wait_for_line(message)).expect("a line is an object")
@@ -83,11 +100,7 @@ fn events_octets_and_times_are_counted_by_backend() {
 
 #[test]
 fn a_stream_is_told_of_in_the_log_with_all_its_numbers() {
-    let backend = Backend::played();
-    let mut balancer = Process::start(logging(&backend));
-    balancer.wait_for_healthy(1);
-    let mut client = balancer.connect();
-    let mut peer = open(&mut client, &backend);
+    let Logged { mut client, mut peer, mut balancer, _backend } = logged();
     send(&mut peer, &mut client, "data: 1\n\n");
     send(&mut peer, &mut client, "data: 2\n\ndata: half");
     client.close();
@@ -118,11 +131,7 @@ fn a_request_that_is_no_stream_has_none_of_its_numbers() {
 
 #[test]
 fn a_client_that_leaves_behind_an_event_leaves_at_a_boundary() {
-    let backend = Backend::played();
-    let mut balancer = Process::start(logging(&backend));
-    balancer.wait_for_healthy(1);
-    let mut client = balancer.connect();
-    let mut peer = open(&mut client, &backend);
+    let Logged { mut client, mut peer, mut balancer, _backend } = logged();
     send(&mut peer, &mut client, "data: [DONE]\n\n");
     client.reset();
     peer.wait_for_end();
@@ -133,11 +142,7 @@ fn a_client_that_leaves_behind_an_event_leaves_at_a_boundary() {
 
 #[test]
 fn a_backend_that_dies_is_said_to_have_died() {
-    let backend = Backend::played();
-    let mut balancer = Process::start(logging(&backend));
-    balancer.wait_for_healthy(1);
-    let mut client = balancer.connect();
-    let mut peer = open(&mut client, &backend);
+    let Logged { mut client, mut peer, mut balancer, _backend } = logged();
     send(&mut peer, &mut client, "data: 1\n\n");
     peer.reset();
     client.rest();

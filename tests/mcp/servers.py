@@ -28,7 +28,7 @@ def new_key():
     return secrets.token_hex(32)
 
 
-class Server(lab.Process):
+class Server(lab.Backend):
     """An MCP server: one backend of the balancer."""
 
     stop_s = 2.0
@@ -38,22 +38,7 @@ class Server(lab.Process):
             "python": [sys.executable, HERE / "server.py"],
             "typescript": [NODE, module(directory, "server.mjs")],
         }[language]
-        env = lab.clean_environment()
-        super().__init__(name, [*program, host, port, instance], directory, env=env)
-        self.instance, self.host, self.port = instance, host, port
-
-    def wait_healthy(self):
-        self.port = self.announced_port()
-        assert lab.request(self.address, "GET", "/health").json()["instanceId"] == self.instance
-        return self
-
-    @property
-    def address(self):
-        return (self.host, self.port)
-
-    @property
-    def label(self):
-        return lab.joined(self.address)
+        super().__init__(name, program, directory, host, port, instance)
 
     def seen(self):
         """What each request to the endpoint carried, in order."""

@@ -20,6 +20,7 @@ sys.path.insert(0, str(HERE.parent / "support"))
 import lab  # noqa: E402
 from lab import (  # noqa: E402
     REQUEST_S,
+    Backend,
     Deadline,
     Process,
     balancer_binary,
@@ -72,36 +73,22 @@ RPC_HEADERS = {
 }
 
 
-class Worker(Process):
+class Worker(Backend):
     """A Stepflow worker: one backend of the balancer."""
 
     stop_s = 1.0
 
     def __init__(self, name, directory, host, port, instance):
-        argv = [sys.executable, HERE / "worker.py", host, port, instance]
-        super().__init__(name, argv, directory, env=clean_environment())
-        self.instance = instance
-        self.host = host
-        self.port = port
+        program = [sys.executable, HERE / "worker.py"]
+        super().__init__(name, program, directory, host, port, instance)
 
     def wait_healthy(self):
-        self.port = self.announced_port()
-        response = request(self.address, "GET", "/health")
-        assert response.json()["instanceId"] == self.instance
+        super().wait_healthy()
         # The first call loads and compiles what all others use. A worker that is cold while others
         # are warm would rightly be given less work, and a test of fairness would measure that.
         call = execute_body("/echo", "warm-up")
         assert request(self.address, "POST", "/", call, RPC_HEADERS).status == 200
         return self
-
-    @property
-    def address(self):
-        return (self.host, self.port)
-
-    @property
-    def label(self):
-        """What the metrics call it."""
-        return joined(self.address)
 
     def begun(self, component=None, offset=0):
         """The texts of the items that components of this worker were called with, in order."""

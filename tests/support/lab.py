@@ -192,6 +192,29 @@ class Process:
         return self.process.returncode
 
 
+class Backend(Process):
+    """A backend of the balancer, which says in its health body who it is."""
+
+    def __init__(self, name, argv, directory, host, port, instance):
+        argv = [*argv, host, port, instance]
+        super().__init__(name, argv, directory, env=clean_environment())
+        self.instance, self.host, self.port = instance, host, port
+
+    def wait_healthy(self):
+        self.port = self.announced_port()
+        assert request(self.address, "GET", "/health").json()["instanceId"] == self.instance
+        return self
+
+    @property
+    def address(self):
+        return (self.host, self.port)
+
+    @property
+    def label(self):
+        """What the metrics call it."""
+        return joined(self.address)
+
+
 # ----------------------------------------------------------------------------- the balancer
 
 
