@@ -52,20 +52,8 @@ if ((seconds <= WRK_S + 5)); then
     exit 2
 fi
 
-missing=()
-for program in slowhttptest wrk curl; do
-    command -v "$program" >/dev/null || missing+=("$program")
-done
-if ((${#missing[@]} > 0)); then
-    if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
-        apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive \
-            apt-get install -y -qq --no-install-recommends "${missing[@]}"
-    else
-        echo "needs ${missing[*]} (Debian: sudo apt-get install ${missing[*]})" >&2
-        exit 1
-    fi
-fi
+source scripts/needs.sh
+needs slowhttptest wrk curl
 binary=${STEPFLOW_LB_BIN:-${CARGO_TARGET_DIR:-target}/release/stepflow-load-balancer}
 if [[ ! -x $binary ]]; then
     echo "needs $binary: cargo build --release, or set STEPFLOW_LB_BIN" >&2

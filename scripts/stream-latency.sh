@@ -17,20 +17,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH="$PATH:/usr/sbin"
 
-missing=()
-command -v nginx >/dev/null || missing+=(nginx-light)
-command -v haproxy >/dev/null || missing+=(haproxy)
-command -v taskset >/dev/null || missing+=(util-linux)
-if ((${#missing[@]} > 0)); then
-    if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
-        apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive \
-            apt-get install -y -qq --no-install-recommends "${missing[@]}"
-    else
-        echo "needs ${missing[*]} (Debian: sudo apt-get install ${missing[*]})" >&2
-        exit 1
-    fi
-fi
+source scripts/needs.sh
+needs nginx:nginx-light haproxy taskset:util-linux
 if [[ -z ${STEPFLOW_LB_BIN:-} ]]; then
     cargo build --release --locked
     STEPFLOW_LB_BIN=$(realpath "${CARGO_TARGET_DIR:-target}")/release/stepflow-load-balancer
