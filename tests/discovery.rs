@@ -257,6 +257,7 @@ impl Lab {
             outliers: None,
             panic: PanicPolicy { threshold_percent: 50, scope: PanicScope::Ejections },
             drain: DrainTimes { grace: Duration::ZERO, drain: Duration::ZERO },
+            session_idle: None,
             workers: 1,
         };
         Self {

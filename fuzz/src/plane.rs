@@ -147,6 +147,7 @@ impl World {
             outliers: None,
             panic: PanicPolicy { threshold_percent: 50, scope: PanicScope::Ejections },
             drain: DrainTimes { grace: 5 * SECOND, drain: 30 * SECOND },
+            session_idle: None,
             workers: 2,
         };
         Self {

@@ -377,7 +377,7 @@ pub static SETTINGS: &[Setting] = &[
         environment: "STEPFLOW_LB_SESSION_IDLE",
         default: "30m",
         accepted: "a duration from 1s to 720h, such as 90s, 30m or 12h",
-        help: "How long an unused session counts where new ones are placed",
+        help: "How long an unused session counts as live",
         group: "Sessions",
         apply: |draft, text| {
             let idle = units::positive_duration(text)?;

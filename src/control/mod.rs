@@ -347,6 +347,7 @@ fn settings(config: &Config, workers: usize) -> Settings {
             },
         },
         drain: DrainTimes { grace: config.timeouts.drain_grace, drain: config.timeouts.drain },
+        session_idle: config.sessions.seals().then_some(config.sessions.idle),
         workers,
     }
 }

@@ -24,11 +24,11 @@ pub(super) fn log(event: &PlaneEvent) {
         PlaneEvent::BackendDiscovered { id, address } => {
             info!(event = name, backend = %address, id = id.0, "Discovered backend");
         }
-        PlaneEvent::BackendLeft { id, address, instance, in_flight } => {
+        PlaneEvent::BackendLeft { id, address, instance, in_flight, sessions } => {
             let instance_id = shown(instance.as_ref());
             info!(
-                event = name, backend = %address, id = id.0, instance_id, in_flight,
-                "Backend left discovery and finishes what is running"
+                event = name, backend = %address, id = id.0, instance_id, in_flight, sessions,
+                "Backend left discovery and finishes what it has"
             );
         }
         PlaneEvent::BackendReturned { id, address } => {

@@ -102,8 +102,9 @@ pub enum Health {
 pub enum Presence {
     /// Discovery names it.
     Present,
-    /// Discovery dropped it while exchanges were running. It takes no new work; requests that name
-    /// its instance still reach it, because the running exchanges may depend on them.
+    /// Discovery dropped it while exchanges were running, or while it may have sessions. It takes
+    /// no new work; requests that name its instance still reach it, because what runs may depend
+    /// on them, and sessions do.
     Leaving,
 }
 

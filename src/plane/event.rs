@@ -21,8 +21,14 @@ use crate::{
 pub enum PlaneEvent {
     /// Discovery names an address that it did not name before.
     BackendDiscovered { id: BackendId, address: SocketAddr },
-    /// Discovery no longer names a backend that still has running exchanges.
-    BackendLeft { id: BackendId, address: SocketAddr, instance: Option<InstanceId>, in_flight: u64 },
+    /// Discovery no longer names a backend that still has running exchanges, or may have sessions.
+    BackendLeft {
+        id: BackendId,
+        address: SocketAddr,
+        instance: Option<InstanceId>,
+        in_flight: u64,
+        sessions: u64,
+    },
     /// Discovery names a leaving backend again.
     BackendReturned { id: BackendId, address: SocketAddr },
     /// A backend that discovery no longer names has nothing running any more.

@@ -79,6 +79,9 @@ pub struct Settings {
     pub panic: PanicPolicy,
     /// How long the phases of the end last.
     pub drain: DrainTimes,
+    /// How long a session lives that nobody uses; `None` where no backend has any. A backend that
+    /// left discovery is kept for as long, in case that it has some.
+    pub session_idle: Option<Duration>,
     /// Number of workers: each gets its cell in the counts of every backend.
     pub workers: usize,
 }
@@ -193,7 +196,12 @@ impl Plane {
     pub fn new(settings: &Settings, seed: u64, now: Instant) -> Self {
         let mut plane = Self {
             discovery: Discovery::new(&settings.targets, settings.refresh, now),
-            roster: Roster::new(settings.workers, settings.health, settings.outliers),
+            roster: Roster::new(
+                settings.workers,
+                settings.health,
+                settings.outliers,
+                settings.session_idle,
+            ),
             initialisations: Initialisations::default(),
             life: Life::new(settings.drain),
             journal: Journal::default(),
@@ -376,7 +384,7 @@ impl Plane {
         }
         if self.next_leaving_check.is_some_and(|at| at <= now) {
             self.next_leaving_check = None;
-            self.roster.release_left(&mut self.journal);
+            self.roster.release_left(now, &mut self.journal);
         }
         if self.roster.is_anybody_leaving() {
             self.next_leaving_check.get_or_insert(now + LEAVING_PERIOD);

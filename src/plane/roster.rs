@@ -5,12 +5,14 @@
 //!
 //! Invariants
 //! - One backend per address; ids rise and are never used again.
-//! - A backend that discovery drops is removed only when nothing runs on it.
+//! - A backend that discovery drops is removed only when nothing runs on it, and it is not kept for
+//!   its sessions: see `leaving`.
 //! - Ejections are bounded: see `outliers`.
 //! - Every backend that is probed either has a probe running or a time for the next one, and at
 //!   most [`PROBES_RUNNING_MAX`] are running.
 
 mod hints;
+mod leaving;
 mod outliers;
 
 use std::{
@@ -58,6 +60,8 @@ pub(super) struct Roster {
     policy: Option<Policy>,
     /// `None`: nobody is ejected.
     outlier_policy: Option<outlier::Policy>,
+    /// How long those that left may be kept for their sessions. `None`: there are none.
+    session_idle: Option<Duration>,
     /// Who is out, by when that ends.
     ejected: BTreeSet<(Instant, BackendId)>,
     /// Something that a snapshot shows has changed since [`Roster::take_changed`].
@@ -79,6 +83,10 @@ struct Entry {
     is_ejection_withheld: bool,
     /// The operator wants it emptied.
     ordered_drain: Option<DrainScope>,
+    /// Until when it is kept for sessions that nobody has shown yet, if it left and has a name.
+    kept_until: Option<Instant>,
+    /// Were it to leave, nothing would be left to wait for.
+    looks_gone: bool,
 }
 
 /// What an operator named who wants a backend drained.
@@ -110,6 +118,7 @@ impl Roster {
         workers: usize,
         policy: Option<Policy>,
         outlier_policy: Option<outlier::Policy>,
+        session_idle: Option<Duration>,
     ) -> Self {
         Self {
             entries: BTreeMap::new(),
@@ -123,6 +132,7 @@ impl Roster {
             workers,
             policy,
             outlier_policy,
+            session_idle,
             ejected: BTreeSet::new(),
             is_changed: false,
         }
@@ -156,7 +166,7 @@ impl Roster {
             .map(|(_, id)| *id)
             .collect();
         for id in unnamed {
-            self.leave(id, journal);
+            self.leave(id, now, journal);
         }
         for (address, share) in addresses {
             match self.by_address.get(&address) {
@@ -193,6 +203,8 @@ impl Roster {
             is_hint_told: false,
             outlier: OutlierMachine::new(now),
             is_ejection_withheld: false,
+            kept_until: None,
+            looks_gone: false,
         });
         journal.event(PlaneEvent::BackendDiscovered { id, address });
     }
@@ -207,52 +219,12 @@ impl Roster {
         }
         if backend.presence == Presence::Leaving {
             backend.presence = Presence::Present;
+            (entry.kept_until, entry.looks_gone) = (None, false);
             self.is_changed = true;
             self.leaving.remove(&id);
             let address = backend.address;
             journal.event(PlaneEvent::BackendReturned { id, address });
             self.settle_claim(id, journal);
-        }
-    }
-
-    fn leave(&mut self, id: BackendId, journal: &mut Journal) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        let backend = &mut entry.backend;
-        if backend.presence == Presence::Leaving {
-            return;
-        }
-        self.is_changed = true;
-        backend.presence = Presence::Leaving;
-        self.leaving.insert(id);
-        let in_flight = backend.stats.in_flight();
-        if in_flight == 0 {
-            self.remove_gone(id, journal);
-        } else {
-            let (address, instance) = (backend.address, backend.instance.clone());
-            journal.event(PlaneEvent::BackendLeft { id, address, instance, in_flight });
-            self.settle_claim(id, journal);
-        }
-    }
-
-    /// Somebody is leaving, so [`Roster::release_left`] has something to look at.
-    pub(super) fn is_anybody_leaving(&self) -> bool {
-        !self.leaving.is_empty()
-    }
-
-    /// Removes those that were leaving and have nothing running any more.
-    pub(super) fn release_left(&mut self, journal: &mut Journal) {
-        let is_idle = |id: &&BackendId| {
-            self.entries.get(id).is_none_or(|entry| entry.backend.stats.in_flight() == 0)
-        };
-        for id in self.leaving.iter().filter(is_idle).copied().collect::<Vec<_>>() {
-            self.remove_gone(id, journal);
-        }
-    }
-
-    fn remove_gone(&mut self, id: BackendId, journal: &mut Journal) {
-        if let Some(entry) = self.remove(id) {
-            let Backend { address, instance, .. } = entry.backend;
-            journal.event(PlaneEvent::BackendGone { id, address, instance });
         }
     }
 
@@ -333,6 +305,7 @@ impl Roster {
         if let Some(at) = machine.due() {
             self.schedule.insert((at, id));
         }
+        entry.looks_gone = leaving::looks_gone(entry.looks_gone, failure, machine.health());
         let backend = &mut entry.backend;
         if backend.health != machine.health() {
             backend.health = machine.health();
@@ -384,7 +357,10 @@ impl Roster {
     /// A worker could not connect: asks the backend at once. Gives back the host to resolve anew.
     pub(super) fn connect_failed(&mut self, id: BackendId, now: Instant) -> Option<Arc<str>> {
         self.demand(id, now);
-        self.entries.get(&id)?.host.clone()
+        let entry = self.entries.get_mut(&id)?;
+        // Where nobody is asked nobody can say that it was a moment's weakness.
+        entry.looks_gone |= entry.machine.is_none() && entry.kept_until.is_some();
+        entry.host.clone()
     }
 
     /// A response named the instance that sent it.
@@ -472,6 +448,9 @@ impl Roster {
         // Nothing that is held against the old process, or that it said, is true of the new one.
         entry.outlier = OutlierMachine::new(now);
         entry.is_ejection_withheld = false;
+        // Nor has it sessions, if its predecessor had left.
+        entry.kept_until = None;
+        entry.looks_gone = false;
         entry.backend.standing = Standing::Admitted;
         entry.backend.hints = Hints::default();
         if source == Source::Response {

@@ -1,3 +1,4 @@
+mod leaving;
 mod outliers;
 mod silence;
 
@@ -36,6 +37,7 @@ fn settings(upstream: &str) -> Settings {
         outliers: None,
         panic: PanicPolicy { threshold_percent: 50, scope: PanicScope::Ejections },
         drain: DrainTimes { grace: 5 * SECOND, drain: 30 * SECOND },
+        session_idle: None,
         workers: 2,
     }
 }

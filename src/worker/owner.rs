@@ -18,11 +18,19 @@ use super::{
     table::Slot,
     upstream::{self, Checkout, Freshness, InFlight},
 };
-use crate::{exchange::Failure, link::Report};
+use crate::{exchange::Failure, link::Report, model::Presence};
 
 /// How long a request waits for an instance that nobody knows yet. A process that has just been
 /// met by another worker is in this worker's table a moment later.
 const UNKNOWN_INSTANCE_WAIT: Duration = Duration::from_millis(250);
+
+/// Whether nothing can be hoped of a backend that has just refused a connection: discovery does not
+/// name it, and nothing else runs there.
+fn is_gone(worker: &Worker, slot: Slot) -> bool {
+    let table = worker.table.borrow();
+    let backend = table.backend(slot);
+    backend.presence == Presence::Leaving && backend.stats.in_flight() <= 1
+}
 
 /// Reaches whom the request must reach.
 pub(super) async fn reach_owner(
@@ -90,6 +98,7 @@ async fn owner(
                         | Failure::ClientGone
                         | Failure::RequestTruncated),
                     ) => return Err(failure),
+                    Err(_) if is_gone(worker, slot) => (Failure::InstanceUnknown, Duration::ZERO),
                     Err(_) => (Failure::InstanceUnreachable, worker.config.timeouts.instance_retry),
                 }
             }
@@ -104,6 +113,8 @@ async fn owner(
         if started.elapsed() >= patience {
             return Err(failure);
         }
+        // It runs nowhere meanwhile: one that left is not kept for those who cannot reach it.
+        account.in_flight = None;
         let mut sleeping = pin!(monoio::time::sleep(pause));
         poll_fn(|cx| match client.poll_gone(cx, request) {
             Poll::Ready(failure) => Poll::Ready(Err(failure)),

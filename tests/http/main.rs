@@ -25,6 +25,7 @@ mod health_endpoint;
 mod heartbeats;
 mod initialize;
 mod interim;
+mod leaving;
 mod limits;
 mod outliers;
 mod pooling;
