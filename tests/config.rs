@@ -459,7 +459,8 @@ fn every_wrong_value_is_reported_with_key_value_source_and_what_is_accepted() {
         "unknown key workres (file lb.toml:3); did you mean workers?",
         "invalid value \"a:1,workers\" for upstream_service (environment UPSTREAM_SERVICE): the \
          port is missing in \"workers\"; expected name:port or ip:port, with ;weight=1 to 65535 \
-         behind or without, srv:_service._proto.name, or several of these with commas between",
+         behind or without, or srv:_service._proto.name; each with ;health_port=1 to 65535 behind \
+         or without; or several of these with commas between",
         "invalid value \"localhost:8080\" for bind_address (flag --bind-address): expected \
          ip:port such as 0.0.0.0:8080 or [::]:8080",
         "invalid value \"abc\" for health_check_interval (environment HEALTH_CHECK_INTERVAL): \

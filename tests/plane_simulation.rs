@@ -317,7 +317,7 @@ impl Run {
             });
             match output {
                 Output::Resolve { question, query } => self.asked(question, query),
-                Output::Probe { backend, address } => {
+                Output::Probe { backend, address, .. } => {
                     assert!(self.scenario.settings.health.is_some());
                     assert!(!self.probes.contains(&backend), "one probe of a backend at a time");
                     assert_eq!(self.seen_backend(backend).0, address);

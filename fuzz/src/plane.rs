@@ -218,7 +218,7 @@ impl World {
                     self.questions.push((question, query));
                     assert!(self.questions.len() <= 32, "too many questions at once");
                 }
-                Output::Probe { backend, address } => {
+                Output::Probe { backend, address, .. } => {
                     assert!(self.has_health && !self.probes.contains(&backend), "probed twice");
                     assert_eq!(self.seen.get(&backend), Some(&address), "probes a stranger");
                     let starts = self.probed_at.entry(backend).or_default();

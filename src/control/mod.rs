@@ -262,12 +262,12 @@ impl Hands {
                     Input::Resolved { question, resolution: failed },
                 );
             }
-            Output::Probe { backend, address } => {
+            Output::Probe { backend, address, port } => {
                 let prober = self.prober.clone();
                 self.ask(
                     async move {
                         let verdict = match prober {
-                            Some(prober) => prober.probe(address).await,
+                            Some(prober) => prober.probe(address, port).await,
                             None => Err(ProbeFailure::Local),
                         };
                         Input::Probed { backend, verdict }

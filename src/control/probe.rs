@@ -4,7 +4,7 @@
 //! Reads the answer with the same machines as the workers do, so a backend that is healthy here
 //! speaks a protocol that they will accept. What the answer means is decided in [`health::judge`].
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, num::NonZeroU16, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -32,7 +32,7 @@ const READ_BYTES: usize = 4 * 1024;
 pub struct Prober {
     /// What is asked for; `None` only connects.
     pub question: Option<Question>,
-    /// Port that is asked; `None` is the backend's own.
+    /// Port that is asked unless the backend's target names one; `None` is the backend's own.
     pub port: Option<u16>,
     /// Longest a probe may take, connect included.
     pub timeout: Duration,
@@ -64,12 +64,12 @@ impl Prober {
         Some(Self { question, port: config.port, timeout: config.timeout })
     }
 
-    /// Asks the backend at `address`.
+    /// Asks the backend at `address`, on `port` if its target names one.
     ///
     /// # Errors
     /// Why it is not healthy.
-    pub async fn probe(&self, mut address: SocketAddr) -> ProbeVerdict {
-        if let Some(port) = self.port {
+    pub async fn probe(&self, mut address: SocketAddr, port: Option<NonZeroU16>) -> ProbeVerdict {
+        if let Some(port) = port.map(NonZeroU16::get).or(self.port) {
             address.set_port(port);
         }
         let deadline = Instant::now() + self.timeout;
@@ -252,7 +252,7 @@ mod tests {
             String::from_utf8(request).unwrap()
         });
         let prober = Prober { question: Some(question()), port: None, timeout };
-        let verdict = prober.probe(address).await;
+        let verdict = prober.probe(address, None).await;
         let request = server.join().unwrap();
         assert!(request.contains(&format!("\r\nHost: {address}\r\n")), "{request}");
         (verdict, request)
@@ -292,7 +292,7 @@ mod tests {
             timeout: PATIENT,
         };
         let backend = SocketAddr::new(address.ip(), 1);
-        assert_eq!(prober.probe(backend).await, Ok(ProbeSuccess::default()));
+        assert_eq!(prober.probe(backend, None).await, Ok(ProbeSuccess::default()));
         let request = server.join().unwrap();
         assert!(request.contains("\r\nHost: health.internal\r\n"), "{request}");
     }
@@ -301,7 +301,7 @@ mod tests {
     async fn without_a_question_a_connection_is_enough() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let prober = Prober { question: None, port: None, timeout: PATIENT };
-        let verdict = prober.probe(listener.local_addr().unwrap()).await;
+        let verdict = prober.probe(listener.local_addr().unwrap(), None).await;
         assert_eq!(verdict, Ok(ProbeSuccess::default()));
         let (mut stream, _) = listener.accept().unwrap();
         assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "it asks nothing and closes");
@@ -378,7 +378,7 @@ mod tests {
         drop(listener);
         for question in [None, Some(question())] {
             let prober = Prober { question, port: None, timeout: PATIENT };
-            assert_eq!(prober.probe(address).await, Err(ProbeFailure::Refused));
+            assert_eq!(prober.probe(address, None).await, Err(ProbeFailure::Refused));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Pure: what the operator named as upstream, before discovery turns it into addresses.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, num::NonZeroU16};
 
 use super::Weight;
 
@@ -13,6 +13,8 @@ pub enum Target {
         address: SocketAddr,
         /// Its share of new work.
         weight: Weight,
+        /// Where its health is asked for, if not there nor where all others are asked.
+        health_port: Option<NonZeroU16>,
     },
     /// `name:port`: A and AAAA records, refreshed.
     Name {
@@ -22,11 +24,15 @@ pub enum Target {
         port: u16,
         /// Share of new work that each resolved address gets.
         weight: Weight,
+        /// Where each of them is asked for its health, as above.
+        health_port: Option<NonZeroU16>,
     },
     /// `srv:_service._proto.name`: port, priority and weight come from the records.
     Srv {
         /// The name to ask for.
         name: String,
+        /// Where each address is asked for its health, as above.
+        health_port: Option<NonZeroU16>,
     },
 }
 
@@ -45,12 +51,16 @@ pub enum TargetError {
     HasScheme,
     /// A path or query behind the port.
     HasPath,
-    /// Something behind `;` that is not `weight=`.
+    /// Something behind `;` that is neither `weight=` nor `health_port=`.
     UnknownParameter,
     /// A weight that is not in `1..=65535`.
     InvalidWeight,
+    /// A port for health checks that is not in `1..=65535`.
+    InvalidHealthPort,
     /// `weight=` twice.
     RepeatedWeight,
+    /// `health_port=` twice.
+    RepeatedHealthPort,
     /// A weight for SRV records, which have their own.
     WeightOfSrv,
 }
@@ -65,11 +75,15 @@ impl TargetError {
             Self::InvalidHost => "the host is not a DNS name or an IP address",
             Self::HasScheme => "a scheme such as http:// is not part of an upstream",
             Self::HasPath => "a path is not part of an upstream",
-            Self::UnknownParameter => "only ;weight= may follow the port",
+            Self::UnknownParameter => "only ;weight= and ;health_port= may follow the port",
             Self::InvalidWeight => {
                 "the weight is not a number from 1 to 65535; leave out who shall get nothing"
             }
+            Self::InvalidHealthPort => {
+                "the port of the health checks is not a number from 1 to 65535"
+            }
             Self::RepeatedWeight => "the weight is given twice",
+            Self::RepeatedHealthPort => "the port of the health checks is given twice",
             Self::WeightOfSrv => "SRV records bring their own weights",
         }
     }
@@ -77,7 +91,7 @@ impl TargetError {
 
 impl Target {
     /// What [`Target::parse_list`] accepts, for error messages.
-    pub const ACCEPTED: &'static str = "name:port or ip:port, with ;weight=1 to 65535 behind or without, srv:_service._proto.name, or several of these with commas between";
+    pub const ACCEPTED: &'static str = "name:port or ip:port, with ;weight=1 to 65535 behind or without, or srv:_service._proto.name; each with ;health_port=1 to 65535 behind or without; or several of these with commas between";
 
     /// Parses the value of `UPSTREAM_SERVICE`.
     ///
@@ -102,13 +116,13 @@ impl Target {
         }
         let mut parts = entry.split(';').map(str::trim);
         let entry = parts.next().unwrap_or_default();
-        let weight = parse_weight(parts)?;
+        let Parameters { weight, health_port } = Parameters::parse(parts)?;
         if let Some(name) = entry.strip_prefix("srv:") {
             if weight.is_some() {
                 return Err(TargetError::WeightOfSrv);
             }
             return match is_dns_name(name) {
-                true => Ok(Self::Srv { name: name.to_owned() }),
+                true => Ok(Self::Srv { name: name.to_owned(), health_port }),
                 false => Err(TargetError::InvalidHost),
             };
         }
@@ -116,7 +130,7 @@ impl Target {
         if let Ok(address) = entry.parse::<SocketAddr>() {
             return match address.port() {
                 0 => Err(TargetError::InvalidPort),
-                _ => Ok(Self::Address { address, weight }),
+                _ => Ok(Self::Address { address, weight, health_port }),
             };
         }
         let (host, port) = entry.rsplit_once(':').ok_or(TargetError::MissingPort)?;
@@ -126,28 +140,42 @@ impl Target {
         if looks_like_ip || !is_dns_name(host) {
             return Err(TargetError::InvalidHost);
         }
-        Ok(Self::Name { host: host.to_owned(), port, weight })
+        Ok(Self::Name { host: host.to_owned(), port, weight, health_port })
     }
 }
 
 /// What stands behind the semicolons.
-fn parse_weight<'a>(
-    parameters: impl Iterator<Item = &'a str>,
-) -> Result<Option<Weight>, TargetError> {
-    let mut weight = None;
-    for parameter in parameters {
-        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        if !name.trim_end().eq_ignore_ascii_case("weight") {
-            return Err(TargetError::UnknownParameter);
+#[derive(Default)]
+struct Parameters {
+    weight: Option<Weight>,
+    health_port: Option<NonZeroU16>,
+}
+
+impl Parameters {
+    fn parse<'a>(parameters: impl Iterator<Item = &'a str>) -> Result<Self, TargetError> {
+        let mut parsed = Self::default();
+        for parameter in parameters {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            let (name, digits) = (name.trim_end(), value.trim_start());
+            let is_number = digits.bytes().all(|b| b.is_ascii_digit());
+            let number = digits.parse::<u16>().ok().filter(|_| is_number);
+            if name.eq_ignore_ascii_case("weight") {
+                let weight = number.and_then(Weight::new).ok_or(TargetError::InvalidWeight)?;
+                if parsed.weight.replace(weight).is_some() {
+                    return Err(TargetError::RepeatedWeight);
+                }
+            } else if name.eq_ignore_ascii_case("health_port") {
+                let port = number.and_then(NonZeroU16::new);
+                let port = port.ok_or(TargetError::InvalidHealthPort)?;
+                if parsed.health_port.replace(port).is_some() {
+                    return Err(TargetError::RepeatedHealthPort);
+                }
+            } else {
+                return Err(TargetError::UnknownParameter);
+            }
         }
-        let digits = value.trim_start();
-        let is_number = digits.bytes().all(|b| b.is_ascii_digit());
-        let number = digits.parse().ok().filter(|_| is_number).ok_or(TargetError::InvalidWeight)?;
-        if weight.replace(Weight::new(number).ok_or(TargetError::InvalidWeight)?).is_some() {
-            return Err(TargetError::RepeatedWeight);
-        }
+        Ok(parsed)
     }
-    Ok(weight)
 }
 
 /// Letters, digits, `-` and `_` in labels of 1 to 63 octets, 253 in all, one trailing dot allowed.
@@ -162,21 +190,24 @@ fn is_dns_name(name: &str) -> bool {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let weight = match self {
-            Self::Address { address, weight } => {
+        let (weight, health_port) = match self {
+            Self::Address { address, weight, health_port } => {
                 write!(f, "{address}")?;
-                weight
+                (*weight, health_port)
             }
-            Self::Name { host, port, weight } => {
+            Self::Name { host, port, weight, health_port } => {
                 write!(f, "{host}:{port}")?;
-                weight
+                (*weight, health_port)
             }
-            Self::Srv { name } => return write!(f, "srv:{name}"),
+            Self::Srv { name, health_port } => {
+                write!(f, "srv:{name}")?;
+                (Weight::ONE, health_port)
+            }
         };
-        match *weight {
-            Weight::ONE => Ok(()),
-            weight => write!(f, ";weight={}", weight.get()),
+        if weight != Weight::ONE {
+            write!(f, ";weight={}", weight.get())?;
         }
+        health_port.map_or(Ok(()), |port| write!(f, ";health_port={port}"))
     }
 }
 
@@ -185,12 +216,17 @@ mod tests {
     use super::*;
 
     fn name(host: &str, port: u16) -> Target {
-        Target::Name { host: host.to_owned(), port, weight: Weight::ONE }
+        Target::Name { host: host.to_owned(), port, weight: Weight::ONE, health_port: None }
     }
 
     fn address(text: &str, weight: u16) -> Target {
         let weight = Weight::new(weight).unwrap();
-        Target::Address { address: text.parse().unwrap(), weight }
+        Target::Address { address: text.parse().unwrap(), weight, health_port: None }
+    }
+
+    fn srv(health_port: Option<u16>) -> Target {
+        let health_port = health_port.and_then(NonZeroU16::new);
+        Target::Srv { name: "_http._tcp.x".to_owned(), health_port }
     }
 
     #[test]
@@ -200,7 +236,8 @@ mod tests {
             ("workers.ns.svc.cluster.local.:80", vec![name("workers.ns.svc.cluster.local.", 80)]),
             ("127.0.0.1:80", vec![address("127.0.0.1:80", 1)]),
             ("[::1]:80", vec![address("[::1]:80", 1)]),
-            ("srv:_http._tcp.x", vec![Target::Srv { name: "_http._tcp.x".to_owned() }]),
+            ("srv:_http._tcp.x", vec![srv(None)]),
+            ("srv:_http._tcp.x;health_port=9", vec![srv(Some(9))]),
             ("a:1, b:2", vec![name("a", 1), name("b", 2)]),
             ("10.0.0.1:80;weight=3", vec![address("10.0.0.1:80", 3)]),
             ("[::1]:80 ; Weight = 65535,b:2", vec![address("[::1]:80", 65_535), name("b", 2)]),
@@ -210,6 +247,16 @@ mod tests {
                     host: "a".to_owned(),
                     port: 1,
                     weight: Weight::new(7).unwrap(),
+                    health_port: None,
+                }],
+            ),
+            (
+                "a:1; Health_Port = 9000;weight=7",
+                vec![Target::Name {
+                    host: "a".to_owned(),
+                    port: 1,
+                    weight: Weight::new(7).unwrap(),
+                    health_port: NonZeroU16::new(9000),
                 }],
             ),
         ];
@@ -246,6 +293,12 @@ mod tests {
             ("a:1;weight=1;weight=1", TargetError::RepeatedWeight),
             ("srv:_a._tcp.b;weight=2", TargetError::WeightOfSrv),
             ("a;weight=2", TargetError::MissingPort),
+            ("a:1;health_port=", TargetError::InvalidHealthPort),
+            ("a:1;health_port=0", TargetError::InvalidHealthPort),
+            ("a:1;health_port=65536", TargetError::InvalidHealthPort),
+            ("a:1;health_port=same", TargetError::InvalidHealthPort),
+            ("a:1;health_port=9;health_port=9", TargetError::RepeatedHealthPort),
+            ("srv:_a._tcp.b;health_port=9;weight=2", TargetError::WeightOfSrv),
         ];
         for (text, want) in cases {
             assert_eq!(Target::parse_list(text).unwrap_err().1, want, "{text}");
@@ -254,8 +307,16 @@ mod tests {
 
     #[test]
     fn display_is_what_the_operator_would_write() {
-        for text in ["workers:8080", "127.0.0.1:80", "[::1]:80", "srv:_http._tcp.x", "a:1;weight=2"]
-        {
+        for text in [
+            "workers:8080",
+            "127.0.0.1:80",
+            "[::1]:80",
+            "srv:_http._tcp.x",
+            "a:1;weight=2",
+            "a:1;weight=2;health_port=9",
+            "127.0.0.1:80;health_port=9",
+            "srv:_http._tcp.x;health_port=9",
+        ] {
             assert_eq!(Target::parse_list(text).unwrap()[0].to_string(), text);
         }
     }

@@ -13,6 +13,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
     sync::Arc,
     time::Instant,
 };
@@ -36,6 +37,8 @@ pub(super) struct Share {
     pub(super) weight: Weight,
     /// The host of the SRV record that led here: asked again when a connect fails.
     pub(super) host: Option<Arc<str>>,
+    /// Where its health is asked for, as its target says.
+    pub(super) health_port: Option<NonZeroU16>,
 }
 
 /// All questions, and when they are due.
@@ -55,15 +58,16 @@ pub(super) struct Discovery {
 enum Source {
     Address {
         address: SocketAddr,
-        weight: Weight,
+        share: Share,
     },
     Host {
         host: Arc<str>,
         port: u16,
-        weight: Weight,
+        share: Share,
     },
     Services {
         name: Arc<str>,
+        health_port: Option<NonZeroU16>,
         /// Services of an earlier answer, until those of the current one are resolved.
         retiring: Vec<Service>,
     },
@@ -72,15 +76,19 @@ enum Source {
 impl Discovery {
     pub(super) fn new(targets: &[Target], refresh: Refresh, now: Instant) -> Self {
         let source = |target: &Target| match target {
-            Target::Address { address, weight } => {
-                Source::Address { address: *address, weight: *weight }
+            Target::Address { address, weight, health_port } => {
+                Source::Address { address: *address, share: Share::plain(*weight, *health_port) }
             }
-            Target::Name { host, port, weight } => {
-                Source::Host { host: canonical(host), port: *port, weight: *weight }
-            }
-            Target::Srv { name } => {
-                Source::Services { name: canonical(name), retiring: Vec::new() }
-            }
+            Target::Name { host, port, weight, health_port } => Source::Host {
+                host: canonical(host),
+                port: *port,
+                share: Share::plain(*weight, *health_port),
+            },
+            Target::Srv { name, health_port } => Source::Services {
+                name: canonical(name),
+                health_port: *health_port,
+                retiring: Vec::new(),
+            },
         };
         let mut discovery = Self {
             sources: targets.iter().map(source).collect(),
@@ -180,16 +188,17 @@ impl Discovery {
         };
         for source in &self.sources {
             match source {
-                Source::Address { address, weight } => add(*address, Share::plain(*weight)),
-                Source::Host { host, port, weight } => {
+                Source::Address { address, share } => add(*address, share.clone()),
+                Source::Host { host, port, share } => {
                     for ip in self.host_addresses(host) {
-                        add(SocketAddr::new(ip, *port), Share::plain(*weight));
+                        add(SocketAddr::new(ip, *port), share.clone());
                     }
                 }
-                Source::Services { name, retiring } => {
+                Source::Services { name, health_port, retiring } => {
                     for service in self.services(name).iter().chain(retiring) {
                         for ip in self.host_addresses(&service.host) {
-                            add(SocketAddr::new(ip, service.port), Share::of(service));
+                            let share = Share::of(service, *health_port);
+                            add(SocketAddr::new(ip, service.port), share);
                         }
                     }
                 }
@@ -216,7 +225,7 @@ impl Discovery {
     fn replace_services(&mut self, name: &Arc<str>, old: Vec<Service>, now: Instant) {
         let current = self.services(name).to_vec();
         for source in &mut self.sources {
-            if let Source::Services { name: own, retiring } = source
+            if let Source::Services { name: own, retiring, .. } = source
                 && own == name
             {
                 if retiring.is_empty() && !current.is_empty() {
@@ -234,7 +243,7 @@ impl Discovery {
         let mut is_changed = false;
         let mut sources = std::mem::take(&mut self.sources);
         for source in &mut sources {
-            if let Source::Services { name, retiring } = source
+            if let Source::Services { name, retiring, .. } = source
                 && !retiring.is_empty()
                 && self.is_resolved(self.services(name))
             {
@@ -286,7 +295,7 @@ impl Discovery {
     fn align_questions(&mut self, now: Instant) {
         let mut needed: BTreeSet<Query> = self.sources.iter().flat_map(Source::queries).collect();
         for source in &self.sources {
-            if let Source::Services { name, retiring } = source {
+            if let Source::Services { name, retiring, .. } = source {
                 let services = self.services(name).iter().chain(retiring);
                 needed.extend(services.flat_map(|service| host_queries(&service.host)));
             }
@@ -367,15 +376,16 @@ fn host_queries(host: &Arc<str>) -> [Query; 2] {
 }
 
 impl Share {
-    fn plain(weight: Weight) -> Self {
-        Self { priority: 0, weight, host: None }
+    fn plain(weight: Weight, health_port: Option<NonZeroU16>) -> Self {
+        Self { priority: 0, weight, host: None, health_port }
     }
 
-    fn of(service: &Service) -> Self {
+    fn of(service: &Service, health_port: Option<NonZeroU16>) -> Self {
         Self {
             priority: service.priority,
             weight: Weight::from_srv(service.weight),
             host: Some(Arc::clone(&service.host)),
+            health_port,
         }
     }
 

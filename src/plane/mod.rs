@@ -26,6 +26,7 @@ mod roster;
 
 use std::{
     net::SocketAddr,
+    num::NonZeroU16,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -155,6 +156,8 @@ pub enum Output {
         backend: BackendId,
         /// Where it is.
         address: SocketAddr,
+        /// The port to ask there, if its target names one.
+        port: Option<NonZeroU16>,
     },
     /// Initialise a backend. Answered by [`Input::Replayed`], always.
     Replay(Replay),
@@ -352,8 +355,8 @@ impl Plane {
             while let Some((question, query)) = self.discovery.next_due(now) {
                 self.journal.outputs.push_back(Output::Resolve { question, query });
             }
-            while let Some((backend, address)) = self.roster.next_probe(now) {
-                self.journal.outputs.push_back(Output::Probe { backend, address });
+            while let Some((backend, address, port)) = self.roster.next_probe(now) {
+                self.journal.outputs.push_back(Output::Probe { backend, address, port });
             }
             while let Some(replay) = self.initialisations.next_replay(now) {
                 self.journal.outputs.push_back(Output::Replay(replay));

@@ -18,6 +18,7 @@ mod outliers;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    num::NonZeroU16,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -72,6 +73,8 @@ pub(super) struct Roster {
 struct Entry {
     backend: Backend,
     host: Option<Arc<str>>,
+    /// Where its health is asked for, if its target says so.
+    health_port: Option<NonZeroU16>,
     machine: Option<HealthMachine>,
     /// How often another process has taken this address.
     changes: u32,
@@ -195,6 +198,7 @@ impl Roster {
                 stats: Arc::new(BackendStats::new(self.workers)),
             },
             host: share.host,
+            health_port: share.health_port,
             machine,
             changes: 0,
             last_seen_change: None,
@@ -212,7 +216,7 @@ impl Roster {
     fn keep(&mut self, id: BackendId, share: Share, journal: &mut Journal) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let backend = &mut entry.backend;
-        entry.host = share.host;
+        (entry.host, entry.health_port) = (share.host, share.health_port);
         if (backend.weight, backend.priority) != (share.weight, share.priority) {
             (backend.weight, backend.priority) = (share.weight, share.priority);
             self.is_changed = true;
@@ -234,14 +238,18 @@ impl Roster {
         self.schedule.first().filter(|_| may_probe).map(|(at, _)| *at)
     }
 
-    /// The next backend to probe now. It counts as running until [`Roster::probed`].
-    pub(super) fn next_probe(&mut self, now: Instant) -> Option<(BackendId, SocketAddr)> {
+    /// The next backend to probe now, where it is, and the port to ask if its target names one. It
+    /// counts as running until [`Roster::probed`].
+    pub(super) fn next_probe(
+        &mut self,
+        now: Instant,
+    ) -> Option<(BackendId, SocketAddr, Option<NonZeroU16>)> {
         self.timeout().filter(|at| *at <= now)?;
         let (_, id) = self.schedule.pop_first()?;
         let entry = self.entries.get_mut(&id)?;
         entry.machine.as_mut()?.begin(now);
         self.running.insert(id);
-        Some((id, entry.backend.address))
+        Some((id, entry.backend.address, entry.health_port))
     }
 
     /// A probe ended.

@@ -105,7 +105,7 @@ impl World {
                 Output::Resolve { question, query } => {
                     self.asked.push((question, format!("{} {}", query.kind, query.name)));
                 }
-                Output::Probe { backend, address } => self.probes.push((backend, address)),
+                Output::Probe { backend, address, .. } => self.probes.push((backend, address)),
                 Output::Replay(replay) => self.replays.push(replay),
                 Output::Publish(snapshot) => self.snapshots.push(snapshot),
                 Output::Event(event) => self.events.push(event),

@@ -53,6 +53,31 @@ fn another_port_can_be_asked() {
 }
 
 #[test]
+fn each_backend_can_be_asked_on_a_port_of_its_own() {
+    let backends = [Backend::fine(), Backend::fine(), Backend::fine()];
+    // The third is asked where those are asked that say nothing.
+    let beside = [Backend::fine(), Backend::fine(), Backend::fine()];
+    for backend in &backends {
+        backend.set_health(Health::Failing);
+    }
+    let [a, b, c] = backends.each_ref().map(|backend| backend.address);
+    let [port_of_a, port_of_b, port_of_c] = beside.each_ref().map(|one| one.address.port());
+    let upstream = format!("{a};health_port={port_of_a},{b};weight=2;health_port={port_of_b},{c}");
+    let balancer = Balancer::before(&backends.each_ref())
+        .with("upstream_service", &upstream)
+        .with("health_check_port_number", &port_of_c.to_string())
+        .start();
+    for (out, left) in [(1, 2), (0, 1), (2, 0)] {
+        beside[out].set_health(Health::Failing);
+        balancer.wait_for_healthy(left);
+        let response = balancer.get("/health").json();
+        assert_eq!(response["backends"]["healthy"], left, "{response}");
+    }
+    assert!(backends.iter().all(|backend| backend.probes() == 0));
+    assert!(beside.iter().all(|one| one.requests() == 0));
+}
+
+#[test]
 fn probes_are_not_multiplied_by_workers() {
     let backend = Backend::fine();
     let balancer = Balancer::before(&[&backend]).with("workers", "4").start();
