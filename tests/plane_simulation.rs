@@ -418,6 +418,7 @@ impl Run {
             PlaneEvent::BackendReturned { id, .. } => {
                 let patient = self.patients.get_mut(id).expect("a patient");
                 (patient.left, patient.looks_gone) = (None, false);
+                patient.order = patient.order.filter(|scope| *scope == DrainScope::Instance);
             }
             PlaneEvent::BackendEjected { id, reason, length, ejections, .. } => {
                 if *reason == outlier::Reason::StreamsStalled {

@@ -229,6 +229,7 @@ impl Roster {
             let address = backend.address;
             journal.event(PlaneEvent::BackendReturned { id, address });
             self.settle_claim(id, journal);
+            self.end_order_for_address(id, journal);
         }
     }
 

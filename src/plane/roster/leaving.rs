@@ -13,7 +13,7 @@
 
 use std::time::Instant;
 
-use super::{Entry, Roster};
+use super::{DrainScope, Entry, Roster};
 use crate::{
     health::ProbeFailure,
     model::{Backend, BackendId, Health, Presence},
@@ -81,6 +81,15 @@ impl Roster {
             |id: &&BackendId| self.entries.get(id).is_none_or(|entry| !entry.is_needed(now));
         for id in self.leaving.iter().filter(is_free).copied().collect::<Vec<_>>() {
             self.remove_gone(id, journal);
+        }
+    }
+
+    /// An order to drain whoever is at an address held until discovery dropped it.
+    pub(super) fn end_order_for_address(&mut self, id: BackendId, journal: &mut Journal) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        if entry.ordered_drain == Some(DrainScope::Address) {
+            entry.ordered_drain = None;
+            self.settle_drain(id, journal);
         }
     }
 

@@ -143,3 +143,16 @@ fn one_that_was_kept_and_returns_is_who_it_was() {
     assert_eq!((after.id, after.presence), (before, Presence::Present));
     assert!(after.takes_new_work());
 }
+
+#[test]
+fn an_order_for_an_address_ends_when_discovery_drops_it_and_one_for_a_process_does_not() {
+    for (scope, want) in
+        [(DrainScope::Address, None), (DrainScope::Instance, Some(DrainCause::Operator))]
+    {
+        let mut world = left();
+        let backend = world.backend("10.0.0.1:80").id;
+        world.handle(Input::DrainOrdered { backend, order: Some(scope) });
+        world.answer("A workers", addresses(&["10.0.0.1", "10.0.0.2"]));
+        assert_eq!(world.backend("10.0.0.1:80").draining, want, "{scope:?}");
+    }
+}
