@@ -11,6 +11,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::{Future, poll_fn},
     io::{self, Write},
     os::unix::net::UnixStream,
     rc::Rc,
@@ -62,6 +63,16 @@ impl Turns {
         self.waiting.replace(waiting);
     }
 
+    /// Waits until everybody else has had a turn and the driver has been entered.
+    pub fn pass(&self) -> impl Future<Output = ()> {
+        let mut has_passed = false;
+        poll_fn(move |cx| {
+            self.left.set(if has_passed { OPERATIONS_PER_TURN } else { 0 });
+            has_passed = true;
+            self.poll_lasts(cx)
+        })
+    }
+
     /// An operation has been done.
     pub(super) fn spend(&self) {
         self.left.set(self.left.get().saturating_sub(1));
@@ -88,7 +99,6 @@ impl Turns {
 #[cfg(test)]
 mod tests {
     use std::{
-        future::{Future, poll_fn},
         net::{TcpListener, TcpStream},
         pin::pin,
         time::{Duration, Instant},

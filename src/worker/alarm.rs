@@ -42,6 +42,13 @@ struct Place {
 
 impl Place {
     const EMPTY: Self = Self { at: Tick::NEVER, waker: None, rung: None };
+
+    fn wait(&mut self, cx: &Context<'_>) {
+        match &mut self.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            waker @ None => *waker = Some(cx.waker().clone()),
+        }
+    }
 }
 
 /// The deadlines of one connection.
@@ -50,6 +57,8 @@ pub(super) struct Alarm {
     alarms: Rc<Alarms>,
     place: u32,
     table: RefCell<DeadlineTable>,
+    /// When it wants to be woken, whatever its deadlines are.
+    glance: Cell<Tick>,
     /// What the peer of each write had not acknowledged when its deadline was extended last.
     client_backlog: Cell<Option<u32>>,
     backend_backlog: Cell<Option<u32>>,
@@ -91,6 +100,7 @@ impl Alarms {
             alarms: Rc::clone(self),
             place,
             table: RefCell::default(),
+            glance: Cell::new(Tick::NEVER),
             client_backlog: Cell::default(),
             backend_backlog: Cell::default(),
         }
@@ -185,8 +195,17 @@ impl Alarm {
         self.table.borrow_mut().clear(timer);
     }
 
+    /// Wakes the task at `at`, or as soon as one of its deadlines has passed.
+    pub(super) fn glance_at(&self, cx: &Context<'_>, at: Tick) {
+        self.glance.set(at);
+        let place = &mut self.alarms.places.borrow_mut()[self.place as usize];
+        place.at = place.at.min(at);
+        place.wait(cx);
+    }
+
     /// Takes all deadlines back.
     pub(super) fn clear_all(&self) {
+        self.glance.set(Tick::NEVER);
         self.table.borrow_mut().clear_all();
     }
 
@@ -197,23 +216,21 @@ impl Alarm {
 
     /// Ready with a timer whose deadline has passed, or that was rung; it is cleared.
     pub(super) fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<Timer> {
-        let mut places = self.alarms.places.borrow_mut();
-        let Place { at, waker, rung } = &mut places[self.place as usize];
-        if *at <= self.now() {
+        let now = self.now();
+        let place = &mut self.alarms.places.borrow_mut()[self.place as usize];
+        if place.at <= now {
             let mut table = self.table.borrow_mut();
-            let expired = table.take_expired(self.now());
-            *at = table.next();
+            let expired = table.take_expired(now);
+            let glance = Some(self.glance.get()).filter(|glance| *glance > now);
+            place.at = table.next().min(glance.unwrap_or(Tick::NEVER));
             if let Some(timer) = expired {
                 return Poll::Ready(timer);
             }
         }
-        if let Some(timer) = rung.take() {
+        if let Some(timer) = place.rung.take() {
             return Poll::Ready(timer);
         }
-        match waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => *waker = Some(cx.waker().clone()),
-        }
+        place.wait(cx);
         Poll::Pending
     }
 }
@@ -265,6 +282,25 @@ mod tests {
         alarms.walk(at(62_850));
         assert_eq!(alarm.poll_expired(&mut cx), Poll::Ready(Timer::RequestHead));
         assert_eq!(alarm.poll_expired(&mut cx), Poll::Ready(Timer::HeadRate));
+    }
+
+    #[test]
+    fn a_glance_wakes_without_a_deadline_and_once() {
+        let started = Instant::now();
+        let alarms = Alarms::new(started);
+        let alarm = alarms.register();
+        let mut cx = Context::from_waker(Waker::noop());
+        let sleeps = || alarms.places.borrow()[0].waker.is_some();
+        alarm.set(Timer::ResponseHead, Duration::from_secs(60));
+        alarm.glance_at(&cx, Tick(2));
+        alarms.walk(started + Duration::from_millis(50));
+        assert!(sleeps(), "not yet");
+        alarms.walk(started + Duration::from_millis(100));
+        assert!(!sleeps());
+        assert_eq!(alarm.poll_expired(&mut cx), Poll::Pending, "no deadline has passed");
+        alarm.glance_at(&cx, Tick::NEVER);
+        alarms.walk(started + Duration::from_millis(150));
+        assert!(sleeps(), "only the deadline is waited for");
     }
 
     #[test]

@@ -50,7 +50,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Instant,
 };
 
@@ -187,8 +187,8 @@ struct Worker {
     /// Host for requests that name none.
     local_authority: String,
     phase: Cell<Phase>,
-    /// Ends accepting.
-    accepting: RefCell<Option<monoio::io::Canceller>>,
+    /// Wakes whoever accepts, to look at the phase.
+    accepting: RefCell<Option<Waker>>,
 }
 
 impl Worker {
@@ -257,9 +257,9 @@ impl Worker {
             return;
         }
         if phase == Phase::Draining
-            && let Some(canceller) = self.accepting.take()
+            && let Some(waker) = self.accepting.take()
         {
-            canceller.cancel();
+            waker.wake();
         }
         // Idle connections look at the phase when they wake.
         self.alarms.wake_all();

@@ -35,8 +35,8 @@ use super::{
 use crate::{
     config::Algorithm,
     exchange::{
-        EarlyEnd, ExchangeEnd, Failure, Fate, Nature, Origin, RequestPlan, ResponsePlan, Sent,
-        Then, Timer, conclude, ends_by_age, plan_response, write_response,
+        EarlyEnd, ExchangeEnd, Failure, Fate, Nature, Origin, Persistence, RequestPlan,
+        ResponsePlan, Sent, Then, Timer, conclude, ends_by_age, plan_response, write_response,
     },
     http1::{
         BodyError, BodyLimits, Edits, Field, HeadScan, LeadingLine, ResponseHead, Transfer,
@@ -425,7 +425,10 @@ where
                     self.account.status = plan.status;
                     head_is_out = true;
                 }
-                self.send_within(std::mem::take(out), write_wait).await?;
+                let is_last = done && taken.verbatim.is_none() && self.ends_with(plan);
+                if !is_last || !self.try_send_last(out) {
+                    self.send_within(std::mem::take(out), write_wait).await?;
+                }
                 if let Some(verbatim) = taken.verbatim {
                     self.send_slice(verbatim.0, verbatim.1, write_wait).await?;
                 }
@@ -493,6 +496,27 @@ where
             self.end_as(Ending::Orderly)?;
         }
         Ok(self.conclude(plan, stray_octets))
+    }
+
+    /// Whether the connection is certain to be closed as soon as the response has been sent.
+    fn ends_with(&self, plan: &ResponsePlan) -> bool {
+        self.client.announces_end
+            && self.client.inbox.is_empty()
+            && self.request_complete
+            && self.request.persistence == Persistence::Close
+            && !plan.ends_by_closing()
+    }
+
+    /// Sends the end of a response, to leave with the end of its connection. Whether all of it was
+    /// taken; what was not stays in `out`, and an error is met again by whoever sends that.
+    fn try_send_last(&self, out: &mut Vec<u8>) -> bool {
+        let taken = self.client.connection.try_send_last(out).unwrap_or(0);
+        if taken < out.len() {
+            out.drain(..taken);
+            return false;
+        }
+        self.worker.buffers.give(std::mem::take(out));
+        true
     }
 
     fn end_as(&self, ending: Ending) -> Result<(), Failure> {

@@ -179,6 +179,26 @@ fn a_keep_alive_request_takes_four_operations_of_the_ring() {
 }
 
 #[test]
+fn a_request_on_a_connection_of_its_own_takes_two_operations_of_the_ring_and_the_waiting() {
+    let _alone = alone();
+    let backend = backend();
+    let Some((balancer, ring)) = on_a_ring(&backend) else { return };
+    let text = request("GET", "x").replace("Host", "Connection: close\r\nHost");
+    let ask = |n| (0..n).for_each(|_| assert_eq!(balancer.ask(&text).status(), 200));
+    ask(WARM_UP as u64);
+    let mut operations = ring.during(|| ask(IN_THE_RING));
+    let mut take = |name| operations.remove(name).unwrap_or(0);
+    // A machine that stops for longer than such a request is left unwatched has it watched.
+    let (polls, watched) = (take("poll"), take("cancel"));
+    assert!(watched <= IN_THE_RING / 10, "{watched} were watched");
+    // For the connection, and for the request unless it has come by then.
+    let waits = IN_THE_RING..=2 * IN_THE_RING;
+    assert!(waits.contains(&(polls - watched)), "{polls} polls, {watched} of them cancelled");
+    // No operation to accept, none to send the answer, none to close, none to cancel that.
+    check_operations("GET", &[("recv", 1), ("send", 1)], &operations);
+}
+
+#[test]
 fn an_event_takes_two_operations_of_the_ring() {
     let _alone = alone();
     let backend = Backend::played();

@@ -99,6 +99,27 @@ fn a_backend_that_has_not_answered_yet_is_told() {
 }
 
 #[test]
+fn a_client_that_leaves_in_the_middle_of_its_last_request_is_noticed() {
+    let backend = Backend::played();
+    let balancer = Balancer::start(&[&backend]);
+    let ask = ASK.replace("Accept", "Connection: close\r\nAccept");
+    let mut n = 0;
+    for (how, has_begun) in LEAVES.into_iter().flat_map(|how| [(how, false), (how, true)]) {
+        let mut client = balancer.connect();
+        client.send(&ask);
+        let mut peer = backend.next();
+        if has_begun {
+            peer.send(STREAM);
+            assert_eq!(client.head().status(), 200);
+        }
+        leave(&mut client, how);
+        expect_told(&mut peer, how, "in its last request");
+        n += 1;
+        expect_cancels(&balancer, n);
+    }
+}
+
+#[test]
 fn a_backend_in_the_middle_of_a_plain_response_is_told() {
     let backend = Backend::played();
     let balancer = Balancer::start(&[&backend]);
