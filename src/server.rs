@@ -24,7 +24,9 @@ use crate::{
     stats::WorkerStats,
     sys::{cpu, socket},
     telemetry::AccessLogger,
-    worker::{self, ActiveDriver, Fallback, Queues, SharedPace, SharedSessions, WorkerParts},
+    worker::{
+        self, ActiveDriver, Fallback, Handovers, Queues, SharedPace, SharedSessions, WorkerParts,
+    },
 };
 
 /// Why the process could not start.
@@ -146,6 +148,13 @@ pub fn start(config: Config, logger: &AccessLogger, signals: Signals) -> Result<
         false => (None, Vec::new()),
     };
     let mut queue_bells = queue_bells.into_iter();
+    let (handovers, inboxes) = match config.worker_imbalance_max {
+        Some(_) if count > 1 => Handovers::new(count)
+            .map(|(ways, inboxes)| (Some(ways), inboxes))
+            .map_err(|source| StartError::System { what: "link the workers", source })?,
+        Some(_) | None => (None, Vec::new()),
+    };
+    let mut inboxes = inboxes.into_iter();
     let sessions = SharedSessions::new(&config.sessions)
         .map_err(|source| StartError::System { what: "draw a key for sessions", source })?;
     if config.sessions.seals() && config.sessions.keys.is_empty() {
@@ -170,6 +179,7 @@ pub fn start(config: Config, logger: &AccessLogger, signals: Signals) -> Result<
             connections_max,
             client_hasher: seeds.clone(),
             queues: queues.clone().zip(queue_bells.next()),
+            handovers: handovers.clone().zip(inboxes.next()),
             sessions: sessions.clone(),
             drain_pace: drain_pace.clone(),
         })?);

@@ -72,6 +72,7 @@ fn defaults_are_the_documented_ones() {
         metrics_address: "0.0.0.0:9090".parse().unwrap(),
         admin_address: "127.0.0.1:9901".parse().ok(),
         workers: None,
+        worker_imbalance_max: 32.try_into().ok(),
         io_driver: IoDriver::Auto,
         algorithm: Algorithm::LeastConnections,
         balancing: Balancing {
@@ -192,6 +193,7 @@ fn every_option_reaches_the_configuration() {
         ("HEALTH_CHECK_TIMEOUT", "2"),
         ("MAX_FAILURES", "4"),
         ("STEPFLOW_LB_WORKERS", "5"),
+        ("STEPFLOW_LB_WORKER_IMBALANCE_MAX", "off"),
         ("STEPFLOW_LB_IO_DRIVER", "epoll"),
         ("STEPFLOW_LB_ALGORITHM", "consistent_hash"),
         ("STEPFLOW_LB_HASH_ON", "cookie:SID"),
@@ -293,6 +295,7 @@ fn every_option_reaches_the_configuration() {
         metrics_address: "[::1]:2".parse().unwrap(),
         admin_address: None,
         workers: 5.try_into().ok(),
+        worker_imbalance_max: None,
         io_driver: IoDriver::Epoll,
         algorithm: Algorithm::ConsistentHash,
         balancing: Balancing {

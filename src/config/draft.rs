@@ -53,6 +53,7 @@ impl Draft {
             metrics_address: nowhere,
             admin_address: None,
             workers: None,
+            worker_imbalance_max: None,
             io_driver: IoDriver::Auto,
             algorithm: Algorithm::LeastConnections,
             balancing: Balancing {

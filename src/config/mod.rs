@@ -53,6 +53,9 @@ pub struct Config {
     pub admin_address: Option<SocketAddr>,
     /// Worker threads; `None` means one per CPU that affinity and the cgroup quota allow.
     pub workers: Option<NonZeroUsize>,
+    /// Connections that a worker may have more than another; beyond, it hands over what it accepts.
+    /// `None` leaves them where the kernel put them.
+    pub worker_imbalance_max: Option<NonZeroU32>,
     /// Which kernel interface the workers use.
     pub io_driver: IoDriver,
     /// How a backend is chosen for a request that names no instance.

@@ -136,6 +136,18 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "worker_imbalance_max",
+        flag: "worker-imbalance-max",
+        environment: "STEPFLOW_LB_WORKER_IMBALANCE_MAX",
+        default: "32",
+        accepted: "a whole number from 1 to 4294967295, or off",
+        help: "Connections a worker may have more than another before it hands new ones over",
+        group: "Threads",
+        apply: |draft, text| {
+            units::or_off(text, units::positive_u32).map(|n| draft.config.worker_imbalance_max = n)
+        },
+    },
+    Setting {
         key: "io_driver",
         flag: "io-driver",
         environment: "STEPFLOW_LB_IO_DRIVER",

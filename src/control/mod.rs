@@ -22,7 +22,10 @@ use std::{
     io,
     os::unix::net::UnixStream,
     rc::Rc,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
     time::{Duration, Instant},
 };
 
@@ -376,10 +379,17 @@ fn seed() -> u64 {
 }
 
 /// The version is read first: connections that a worker accepts before it applies the draining
-/// snapshot are then in the count.
+/// snapshot are then in the count. So are those on their way from one worker to another: what was
+/// taken over is read before what was handed over and what is open, so that who arrives meanwhile
+/// counts twice rather than never.
 fn reading(workers: &[WorkerStats]) -> Input {
     let applied = workers.iter().map(|worker| worker.snapshot_version.get()).min().unwrap_or(0);
-    let open = workers.iter().map(|worker| worker.connections_open.get()).sum();
+    let sum = |count: fn(&WorkerStats) -> u64| workers.iter().map(count).sum::<u64>();
+    let taken_over = sum(|worker| worker.connections_taken_over.get());
+    fence(Ordering::SeqCst);
+    let handed_over = sum(|worker| worker.connections_handed_over.get());
+    let served = sum(|worker| worker.connections_open.get());
+    let open = served + handed_over.saturating_sub(taken_over);
     Input::ConnectionsOpen { open, applied: Version(applied) }
 }
 

@@ -16,6 +16,10 @@ pub const LOST_REASONS: [&str; 4] = ["restarted", "gone", "unreachable", "forged
 pub struct WorkerStats {
     /// Connections accepted since start.
     pub connections_accepted: Counter,
+    /// Of these, connections that it handed to another worker.
+    pub connections_handed_over: Counter,
+    /// Connections that another worker had accepted and handed to this one.
+    pub connections_taken_over: Counter,
     /// Client connections open now.
     pub connections_open: Gauge,
     /// Client connections open now, by client; only where there is a limit.

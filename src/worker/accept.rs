@@ -65,6 +65,7 @@ pub(super) async fn run(worker: Rc<Worker>, listener: TcpListener) {
         }
     }
     while let Ok((stream, address)) = listener.accept() {
+        worker.stats().connections_accepted.add(1);
         begin(&worker, stream, address);
     }
 }
@@ -96,7 +97,7 @@ enum Waiting {
 fn accept_some(worker: &Rc<Worker>, listener: &TcpListener) -> std::io::Result<Waiting> {
     for _ in 0..IN_A_ROW_MAX {
         match listener.accept() {
-            Ok((stream, address)) => begin(worker, stream, address),
+            Ok((stream, address)) => place(worker, stream, address),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 return Ok(Waiting::Nobody);
             }
@@ -109,8 +110,20 @@ fn accept_some(worker: &Rc<Worker>, listener: &TcpListener) -> std::io::Result<W
     Ok(Waiting::Perhaps)
 }
 
-fn begin(worker: &Rc<Worker>, stream: std::net::TcpStream, address: SocketAddr) {
+/// Serves it here, or lets another worker do so that has fewer.
+fn place(worker: &Rc<Worker>, stream: std::net::TcpStream, address: SocketAddr) {
     worker.stats().connections_accepted.add(1);
+    let kept = match &worker.handover {
+        Some(handover) => handover.try_hand_over(worker, stream, address),
+        None => Some(stream),
+    };
+    if let Some(stream) = kept {
+        begin(worker, stream, address);
+    }
+}
+
+/// Serves a connection on this worker, or refuses it.
+pub(super) fn begin(worker: &Rc<Worker>, stream: std::net::TcpStream, address: SocketAddr) {
     // monoio expects sockets that block on a ring, and such that do not on epoll.
     let adopted = match worker.driver {
         ActiveDriver::IoUring(_) => Ok(stream),

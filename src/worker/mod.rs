@@ -19,6 +19,7 @@ mod door;
 mod drain;
 mod driver;
 mod explain;
+mod handover;
 mod handshake;
 mod hearing;
 mod http;
@@ -56,6 +57,7 @@ use std::{
 
 pub use drain::SharedPace;
 pub use driver::{ActiveDriver, Fallback};
+pub use handover::{Handovers, Inbox};
 #[doc(hidden)]
 pub use measured::{MeasuredMeter, MeasuredTable};
 use monoio::io::AsyncReadRent;
@@ -80,6 +82,7 @@ use buffer::Buffers;
 use crowd::Crowd;
 use door::{Door, Guest};
 use drain::Drain;
+use handover::Handover;
 use hearing::Hearing;
 use pool::Pool;
 use queue::Queue;
@@ -116,6 +119,9 @@ pub struct WorkerParts {
     /// The queues of all workers, and what rings when this one should look at its own. Only where
     /// backends can be full ([`can_be_full`]).
     pub queues: Option<(Arc<Queues>, std::os::unix::net::UnixStream)>,
+    /// The ways to all workers, and this one's end. Only where there are others, and connections
+    /// are handed over.
+    pub handovers: Option<(Arc<Handovers>, Inbox)>,
     /// Sessions, if there are any.
     pub sessions: Option<SharedSessions>,
     /// How many streams all workers together may end while something drains.
@@ -166,6 +172,8 @@ struct Worker {
     budget: RefCell<Option<RetryBudget>>,
     waiting: Waiting,
     door: Door,
+    /// Hands connections to workers that have fewer.
+    handover: Option<Handover>,
     /// Recognises orchestrators that introduce themselves, unless that is switched off.
     handshakes: Option<HandshakeReader>,
     /// On which connection, by the place of its alarm, an `initialize` was answered last, and who
@@ -277,6 +285,10 @@ async fn live(
         Some((queues, bell)) => (Some(bounds(index, &config.resilience, queues)), Some(bell)),
         None => (None, None),
     };
+    let (handover, inbox) = match parts.handovers.zip(config.worker_imbalance_max) {
+        Some(((ways, inbox), max)) => (Some(Handover::new(ways, max.get())), Some(inbox)),
+        None => (None, None),
+    };
     let workers = stats.len();
     let budget = config
         .resilience
@@ -311,6 +323,7 @@ async fn live(
         budget: RefCell::new(budget),
         waiting: Waiting::default(),
         door,
+        handover,
         handshakes: config.initialize_replay.then(HandshakeReader::default),
         introduced: Cell::default(),
         crowd: RefCell::new(Crowd::new(heads_max)),
@@ -334,6 +347,9 @@ async fn live(
     monoio::spawn(give_turns(Rc::clone(&worker), turns_bell));
     if let Some(bell) = queue_bell {
         monoio::spawn(heed_queue(Rc::clone(&worker), bell));
+    }
+    if let Some(inbox) = inbox {
+        monoio::spawn(handover::heed(Rc::clone(&worker), inbox));
     }
     monoio::spawn(accept::run(Rc::clone(&worker), listener));
     heed(&worker, bell).await;
@@ -487,6 +503,7 @@ mod tests {
             budget: RefCell::default(),
             waiting: Waiting::default(),
             door: Door::new(u64::MAX, None, RandomState::new()),
+            handover: None,
             handshakes: None,
             introduced: Cell::default(),
             crowd: RefCell::new(Crowd::new(1)),

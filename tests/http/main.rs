@@ -20,6 +20,7 @@ mod ending;
 mod explain;
 mod forwarding;
 mod framing;
+mod handover;
 mod health_checks;
 mod health_endpoint;
 mod heartbeats;

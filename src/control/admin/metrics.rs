@@ -412,6 +412,22 @@ fn connections(page: &mut Page, workers: &[WorkerStats]) {
     for (worker, stats) in workers.iter().enumerate() {
         family.sample(&[("worker", &worker)], stats.connections_accepted.get());
     }
+    let mut family = page.family(
+        "stepflow_lb_connections_handed_over_total",
+        "Client connections handed to another worker that had fewer, by the worker that accepted",
+        Kind::Counter,
+    );
+    for (worker, stats) in workers.iter().enumerate() {
+        family.sample(&[("worker", &worker)], stats.connections_handed_over.get());
+    }
+    let mut family = page.family(
+        "stepflow_lb_connections_taken_over_total",
+        "Client connections taken over from another worker, by the worker that serves them",
+        Kind::Counter,
+    );
+    for (worker, stats) in workers.iter().enumerate() {
+        family.sample(&[("worker", &worker)], stats.connections_taken_over.get());
+    }
     counters(
         page,
         workers,

@@ -451,6 +451,8 @@ fn nothing_that_is_counted_is_forgotten() {
     let worker = &world.workers[0];
     let counters = [
         &worker.connections_accepted,
+        &worker.connections_handed_over,
+        &worker.connections_taken_over,
         &worker.accept_backoffs,
         &worker.panics,
         &worker.upstream_connects,
