@@ -3,7 +3,7 @@
 //! `SO_REUSEPORT` spreads connections by a hash of their addresses, which knows nothing of how many
 //! a worker has. Streams last for hours, so what chance piles up on one worker stays there, and its
 //! CPU is full while another idles. A worker that has many more than the one with the fewest gives
-//! that one what it accepts next (ADR 29).
+//! that one what it accepts next (ADR 30).
 //!
 //! Owns the way from one worker to another. Does not own who may stay: a connection is counted, and
 //! perhaps refused, where it is served.
