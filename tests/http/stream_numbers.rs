@@ -185,7 +185,7 @@ fn a_silence_is_counted_when_it_ends_and_comments_do_not_break_it() {
     assert_eq!(stalls(&balancer), 0);
     send(&mut peer, &mut client, "data: 2\n\n");
     wait_until("the stall is counted", || stalls(&balancer) == 1);
-    std::thread::sleep(Duration::from_millis(1100));
+    std::thread::sleep(Duration::from_millis(1600));
     peer.send("0\r\n\r\n");
     assert_eq!(client.take(5), b"0\r\n\r\n");
     // The second one ended with the stream.
