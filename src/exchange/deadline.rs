@@ -11,7 +11,7 @@ pub struct Tick(pub u32);
 
 impl Tick {
     /// Length of a tick.
-    pub const LENGTH: Duration = Duration::from_millis(50);
+    pub const LENGTH: Duration = Duration::from_millis(TICK_MILLIS);
     /// Later than any deadline.
     pub const NEVER: Self = Self(u32::MAX);
 
@@ -35,7 +35,7 @@ impl Tick {
     }
 }
 
-const TICK_MILLIS: u64 = Tick::LENGTH.as_millis() as u64;
+const TICK_MILLIS: u64 = 50;
 
 /// Milliseconds in 64 bits: deadlines are set several times in every exchange, and a division of
 /// 128 bits costs more than all the rest of it.
