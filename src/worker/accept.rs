@@ -16,7 +16,7 @@ use super::{ActiveDriver, Worker, canonical, door, http, isolate};
 use crate::{model::Phase, sys::socket};
 
 /// Connections that are accepted in a row before everybody else has a turn. Under load several wait
-/// whenever one looks, and each costs the streams that run here some ten microseconds.
+/// whenever one looks; each takes some microseconds, in which the streams that run here wait.
 const IN_A_ROW_MAX: usize = 16;
 
 /// How long accepting rests when descriptors or memory have run out. Accept fails at once then, a
