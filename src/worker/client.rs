@@ -252,8 +252,8 @@ impl<'a> Client<'a> {
 
     /// Appends to the inbox what the client sends next.
     async fn receive(&mut self) -> Received {
-        // Who has just connected speaks first, and mostly has by now: a look in vain costs less than
-        // to arm a poll and be woken by it.
+        // Who has just connected speaks first, and mostly has by now: a look in vain costs less
+        // than to arm a poll and be woken by it.
         let mut may_lie_here = self.requests == 0 && !self.has_been_heard;
         self.has_been_heard = true;
         loop {

@@ -17,7 +17,8 @@ const CYCLES: u64 = 50;
 /// for. There is no timer, and one `send` for head and body.
 const ON_IO_URING: [(&str, u64); 3] = [("peek", 1), ("recv", 2), ("submitted to the ring", 4)];
 
-/// On epoll `poll` asks whether octets are there: monoio does that before it believes its own notes.
+/// On epoll `poll` asks whether octets are there: monoio does that before it believes its own
+/// notes.
 const ON_EPOLL: [(&str, u64); 4] = [("peek", 1), ("poll", 2), ("recv", 2), ("send", 2)];
 
 const OF_AN_EVENT_ON_IO_URING: [(&str, u64); 2] = [("recv", 1), ("submitted to the ring", 2)];
