@@ -12,7 +12,6 @@ use stepflow_load_balancer::{
     control::{ControlError, Signals},
     demo::{self, DemoBackends, Guide},
     server::{self, StartError},
-    sys::memory,
     telemetry::{self, AccessWriter, TelemetryError},
 };
 use tracing::{info, warn};
@@ -43,8 +42,6 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    // First of all, because every page touched before may become a huge one.
-    memory::refuse_huge_pages();
     let ended = match Invocation::parse(std::env::args_os()) {
         Ok(invocation) => run(invocation),
         // Help and version end with 0, misuse with 2.

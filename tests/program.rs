@@ -167,6 +167,21 @@ fn the_demo_shows_balancing_affinity_and_a_callback() {
     assert_eq!(demo.terminate(), Some(0));
 }
 
+#[test]
+fn no_memory_is_in_huge_pages_from_the_first_octet() {
+    let mut program = Running::start(&[
+        "--upstream-service=127.0.0.1:1",
+        "--bind-address=127.0.0.1:0",
+        "--metrics-address=127.0.0.1:0",
+        "--workers=1",
+    ]);
+    program.line_with("Load balancer listening on");
+    let memory = format!("/proc/{}/smaps_rollup", program.child.id());
+    let memory = std::fs::read_to_string(memory).expect("Linux has it");
+    let huge = memory.lines().find_map(|line| line.strip_prefix("AnonHugePages:"));
+    assert_eq!(huge.map(str::trim), Some("0 kB"), "{memory}");
+}
+
 /// A process that is killed if the test does not end it.
 struct Running {
     child: Child,

@@ -6,7 +6,7 @@
 
 pub mod cpu;
 mod duplex;
-pub mod memory;
+mod memory;
 pub mod ring;
 pub mod socket;
 mod turns;
