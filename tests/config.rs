@@ -547,6 +547,7 @@ fn each_option_refuses_what_it_cannot_mean() {
         ("STEPFLOW_LOG_LEVEL", "verbose"),
         ("STEPFLOW_OTHER_LOG_LEVEL", "1"),
         ("RUST_LOG", "stepflow_load_balancer=loud"),
+        ("RUST_LOG", "info,access[span]=off"),
         ("STEPFLOW_LOG_DESTINATION", "otlp"),
         ("STEPFLOW_LOG_FORMAT", "xml"),
     ];

@@ -390,7 +390,7 @@ pub struct Streams {
 /// Logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
-    /// Directives for `tracing_subscriber::EnvFilter`, made from `RUST_LOG` or the two levels.
+    /// Directives for tracing-subscriber's `Targets`, made from `RUST_LOG` or the two levels.
     pub filter: String,
     /// Where lines go.
     pub destination: LogDestination,

@@ -1292,8 +1292,11 @@ pub static SETTINGS: &[Setting] = &[
         help: "Replaces the two levels",
         group: "Logs",
         apply: |draft, text| {
-            tracing_subscriber::EnvFilter::builder()
-                .parse(text)
+            // Taken for part of a target, it would select nothing, without a word.
+            if text.contains('[') {
+                return Err(Refusal::Because("there are no spans to select by".to_owned()));
+            }
+            text.parse::<tracing_subscriber::filter::Targets>()
                 .map_err(|error| Refusal::Because(error.to_string()))?;
             draft.rust_log = Some(text.to_owned());
             Ok(())

@@ -8,7 +8,11 @@ use std::{
 };
 
 use tracing::Dispatch;
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt::MakeWriter,
+    layer::SubscriberExt,
+};
 
 use super::time;
 use crate::config::{Log, LogDestination, LogFormat};
@@ -60,15 +64,16 @@ pub(super) fn dispatch<W>(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::builder().parse(&log.filter)?;
+    let filter: Targets = log.filter.parse()?;
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        // What is wanted is for the filter to say.
+        .with_max_level(LevelFilter::TRACE)
         .with_timer(time::EventTime)
         .with_ansi(is_terminal)
         .with_writer(writer);
     Ok(match log.format {
-        LogFormat::Text => subscriber.into(),
+        LogFormat::Text => subscriber.finish().with(filter).into(),
         // Flat, as the original's objects were: log pipelines look for `message` at the top.
-        LogFormat::Json => subscriber.json().flatten_event(true).into(),
+        LogFormat::Json => subscriber.json().flatten_event(true).finish().with(filter).into(),
     })
 }
