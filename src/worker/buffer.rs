@@ -1,9 +1,14 @@
 //! Buffers that go round: taken for one read or write, given back after it.
 //!
-//! An idle connection holds none. What a worker keeps is bounded, so a burst does not pin its
-//! peak for ever.
+//! An idle connection holds none. What a worker keeps is bounded, and what it has had no use for
+//! it lets go of, so a burst does not pin its peak for ever.
 
-use std::cell::RefCell;
+use std::{
+    cell::{Cell, RefCell},
+    time::Duration,
+};
+
+use crate::exchange::Tick;
 
 /// How much a buffer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,21 +45,52 @@ impl Size {
             Self::Large => 16,
         }
     }
+
+    /// How many of them are kept where there is no use for them: as many as one exchange at a time
+    /// takes, and some more.
+    const fn kept_min(self) -> usize {
+        match self {
+            Self::Small => 16,
+            Self::Medium => 4,
+            Self::Large => 2,
+        }
+    }
 }
 
+/// How long a spare buffer may be without use.
+const UNUSED_MAX: Duration = Duration::from_secs(1);
+
 /// One worker's spare buffers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Buffers {
-    small: RefCell<Vec<Vec<u8>>>,
-    medium: RefCell<Vec<Vec<u8>>>,
-    large: RefCell<Vec<Vec<u8>>>,
+    small: RefCell<Spare>,
+    medium: RefCell<Spare>,
+    large: RefCell<Spare>,
+    /// When to look next for what had no use.
+    look: Cell<Tick>,
+}
+
+#[derive(Debug, Default)]
+struct Spare {
+    buffers: Vec<Vec<u8>>,
+    /// The fewest that there have been since the last look: so many had no use.
+    unused: usize,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        let [small, medium, large] = <[RefCell<Spare>; 3]>::default();
+        Self { small, medium, large, look: Cell::new(Tick(0)) }
+    }
 }
 
 impl Buffers {
     /// An empty buffer with at least that much room.
     pub(super) fn take(&self, size: Size) -> Vec<u8> {
-        let spare = self.spare(size).borrow_mut().pop();
-        spare.unwrap_or_else(|| Vec::with_capacity(size.bytes()))
+        let mut spare = self.spare(size).borrow_mut();
+        let buffer = spare.buffers.pop();
+        spare.unused = spare.unused.min(spare.buffers.len());
+        buffer.unwrap_or_else(|| Vec::with_capacity(size.bytes()))
     }
 
     /// Takes a buffer back. One that has grown beyond its class is let go.
@@ -66,18 +102,42 @@ impl Buffers {
             _ => return,
         };
         let mut spare = self.spare(size).borrow_mut();
-        if spare.len() < size.kept_max() {
+        if spare.buffers.len() < size.kept_max() {
             buffer.clear();
-            spare.push(buffer);
+            spare.buffers.push(buffer);
         }
     }
 
-    fn spare(&self, size: Size) -> &RefCell<Vec<Vec<u8>>> {
+    /// Lets go of what had no use for [`UNUSED_MAX`]. To be called every tick.
+    pub(super) fn tick(&self, now: Tick) {
+        if now < self.look.get() {
+            return;
+        }
+        self.look.set(now.after(UNUSED_MAX));
+        for size in [Size::Small, Size::Medium, Size::Large] {
+            self.spare(size).borrow_mut().let_go(size.kept_min());
+        }
+    }
+
+    fn spare(&self, size: Size) -> &RefCell<Spare> {
         match size {
             Size::Small => &self.small,
             Size::Medium => &self.medium,
             Size::Large => &self.large,
         }
+    }
+}
+
+impl Spare {
+    /// Lets go of what had no use since this was done last, but for so many.
+    fn let_go(&mut self, kept_min: usize) {
+        let kept = (self.buffers.len() - self.unused).max(kept_min);
+        if kept < self.buffers.len() {
+            // Neighbours are kept: whole pages must become free to be given back.
+            self.buffers.sort_unstable_by_key(|buffer| buffer.as_ptr());
+            self.buffers.truncate(kept);
+        }
+        self.unused = self.buffers.len();
     }
 }
 
@@ -105,5 +165,33 @@ mod tests {
         assert_eq!((again.as_ptr(), again.len()), (place, 0));
         buffers.give(Vec::with_capacity(5000));
         assert_ne!(buffers.take(Size::Small).capacity(), 5000);
+    }
+
+    #[test]
+    fn what_had_no_use_goes_and_what_had_stays() {
+        let buffers = Buffers::default();
+        let spare = || buffers.small.borrow().buffers.len();
+        let use_at_once = |count: usize| {
+            let taken: Vec<_> = (0..count).map(|_| buffers.take(Size::Small)).collect();
+            taken.into_iter().for_each(|buffer| buffers.give(buffer));
+        };
+        let mut now = Tick(0);
+        let mut look = || {
+            now = now.after(UNUSED_MAX);
+            buffers.tick(now);
+        };
+        use_at_once(100);
+        look();
+        assert_eq!(spare(), 100, "all of them had a use");
+        use_at_once(40);
+        buffers.tick(Tick(0));
+        assert_eq!(spare(), 100, "it is not time yet");
+        look();
+        assert_eq!(spare(), 40);
+        look();
+        assert_eq!(spare(), Size::Small.kept_min());
+        use_at_once(1);
+        look();
+        assert_eq!(spare(), Size::Small.kept_min());
     }
 }

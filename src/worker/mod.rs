@@ -416,6 +416,7 @@ async fn tick(worker: Rc<Worker>) {
         worker.alarms.walk(now);
         drain::tick(&worker, now);
         worker.door.expire(worker.alarms.now());
+        worker.buffers.tick(worker.alarms.now());
         if let Some(hearing) = &worker.hearing {
             hearing.tick(&worker.table.borrow(), worker.alarms.clock());
         }
