@@ -42,7 +42,7 @@ pub(super) struct Client<'a> {
     pub(super) alarm: &'a Alarm,
     /// Received octets that no exchange has consumed.
     pub(super) inbox: Vec<u8>,
-    pub(super) address: SocketAddr,
+    pub(super) address: &'a SocketAddr,
     /// The address without port, as forwarded to backends.
     pub(super) address_text: String,
     /// Whether what it says about its own client is believed.
@@ -108,7 +108,7 @@ impl<'a> Client<'a> {
         connection: &'a Duplex,
         arrivals: Pin<&'a mut dyn Readiness>,
         alarm: &'a Alarm,
-        address: SocketAddr,
+        address: &'a SocketAddr,
     ) -> Self {
         Self {
             worker,

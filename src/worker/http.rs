@@ -57,7 +57,7 @@ pub(super) fn serve(
     async move {
         let arrivals = pin!(connection.readiness());
         let alarm = worker.alarms.register();
-        let mut client = Client::new(&worker, &connection, arrivals, &alarm, address);
+        let mut client = Client::new(&worker, &connection, arrivals, &alarm, &address);
         let end = loop {
             match exchange(&worker, &mut client).await {
                 Fate::Keep => {}
@@ -189,13 +189,17 @@ async fn exchange(worker: &Rc<Worker>, client: &mut Client<'_>) -> Fate {
     let mut patience = Patience::Left;
     // What is not forwarded is answered behind the loop, and the request stays where it is: what a
     // match has taken apart keeps its room in every task for as long as the exchange lasts.
-    let mut prepared = loop {
-        match prepare(worker, client, &arrived, &mut account, patience) {
-            Prepared::Incomplete(octets) => {
-                handshake::gather(client, octets).await;
-                patience = Patience::Spent;
+    let mut prepared = {
+        // Moved in here, where it ends.
+        let arrived = arrived;
+        loop {
+            match prepare(worker, client, &arrived, &mut account, patience) {
+                Prepared::Incomplete(octets) => {
+                    handshake::gather(client, octets).await;
+                    patience = Patience::Spent;
+                }
+                prepared => break prepared,
             }
-            prepared => break prepared,
         }
     };
     let request = match &mut prepared {
@@ -347,7 +351,7 @@ fn prepare(
     worker.stats().trailer_fields_dropped.add(u64::from(body.take_dropped()));
     if body.is_done() && instance.is_none() && own.is_none() {
         let body = &outgoing[head_octets..];
-        account.introducing = handshake::recognise(worker, client.address, &head, body, &outgoing);
+        account.introducing = handshake::recognise(worker, *client.address, &head, body, &outgoing);
     }
     account.routed = match (&session, &instance) {
         (Some(session), _) => session.routed(),
@@ -695,7 +699,7 @@ impl Account {
             bytes_down: self.bytes_down,
             failure: failure_label,
             stage: failure.map_or("conclude", |f| f.stage().label()),
-            client: client.address,
+            client: *client.address,
             worker: worker.index,
         });
         if !was_logged {
@@ -714,9 +718,13 @@ mod tests {
         size_of::<F>()
     }
 
+    /// What a task has besides its future: the runtime's words, and the guest.
+    const BESIDES: usize = 64;
+
     #[test]
     fn an_idle_connection_stays_small() {
-        let bytes = future_bytes(serve);
-        assert!(bytes <= 2304, "the task of a connection takes {bytes} octets");
+        let bytes = future_bytes(serve) + BESIDES;
+        // The next size that the allocator has is 2,560.
+        assert!(bytes <= 2048, "the task of a connection takes {bytes} octets");
     }
 }

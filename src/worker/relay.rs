@@ -75,15 +75,16 @@ pub(super) enum Delivery {
     Failed { failure: Failure, sent: Sent, response_begun: bool, request_complete: bool },
 }
 
-/// Sends the request over `upstream` and relays the response.
-pub(super) async fn run(
-    worker: &Rc<Worker>,
-    client: &mut Client<'_>,
-    account: &mut Account,
-    request: &mut Request,
-    upstream: &Duplex,
+/// Sends the request over `upstream` and relays the response. Not an `async fn`, which would hold
+/// its arguments beside what becomes of them.
+pub(super) fn run<'r>(
+    worker: &'r Rc<Worker>,
+    client: &'r mut Client<'_>,
+    account: &'r mut Account,
+    request: &'r mut Request,
+    upstream: &'r Duplex,
     replay: Replay,
-) -> Delivery {
+) -> impl Future<Output = Delivery> {
     // What arrived with the head is all there is: it can be sent again as it is.
     let is_whole = request.rest.is_none();
     let mut relay = Relay {
@@ -106,16 +107,17 @@ pub(super) async fn run(
     if worker.drain.concerns_everything() {
         relay.enroll();
     }
-    let ended = relay.run(request).await;
-    let Relay { request_complete, response_begun, .. } = relay;
-    match ended {
-        Ok((downstream, upstream)) => Delivery::Done { downstream, upstream },
-        Err(failure) => {
-            let sent = match request.octets.is_empty() || !is_whole {
-                true => Sent::Gone,
-                false => Sent::Replayable,
-            };
-            Delivery::Failed { failure, sent, response_begun, request_complete }
+    async move {
+        match relay.run(request).await {
+            Ok((downstream, upstream)) => Delivery::Done { downstream, upstream },
+            Err(failure) => {
+                let Relay { request_complete, response_begun, .. } = relay;
+                let sent = match request.octets.is_empty() || !is_whole {
+                    true => Sent::Gone,
+                    false => Sent::Replayable,
+                };
+                Delivery::Failed { failure, sent, response_begun, request_complete }
+            }
         }
     }
 }

@@ -62,12 +62,12 @@ enum LastId {
 const CHUNK_BYTES_MAX: usize = 64;
 
 /// What a silent stream waits for.
+#[derive(Clone, Copy)]
 enum Arrival {
-    Octets(Vec<u8>),
+    /// The next piece, which is in the input.
+    Octets,
     /// The backend ended its body, or broke off.
-    End {
-        is_broken: bool,
-    },
+    End { is_broken: bool },
     /// It has been silent for long enough.
     Silence,
     /// It is to end.
@@ -154,12 +154,14 @@ impl Relay<'_, '_> {
             if is_done {
                 break is_stray;
             }
-            match self.next_piece(arrivals.as_mut(), size).await? {
-                Arrival::Octets(octets) => {
+            // What is sent in an arm is boxed: it is rare, and every connection would have room for
+            // it beside what a silent stream keeps.
+            let arrival = self.next_piece(arrivals.as_mut(), size, input).await?;
+            match arrival {
+                Arrival::Octets => {
                     // A burst is read in larger pieces, until it is over.
-                    let is_full = octets.len() == size.bytes() - CHUNK_BYTES_MAX;
+                    let is_full = input.len() == size.bytes() - CHUNK_BYTES_MAX;
                     size = if is_full { Size::Medium } else { Size::Small };
-                    *input = octets;
                 }
                 Arrival::Silence => {
                     *out = worker.buffers.take(Size::Small);
@@ -170,7 +172,7 @@ impl Relay<'_, '_> {
                     let retry = worker.drain.retry(&worker.config);
                     let mut end = worker.buffers.take(Size::Small);
                     let cut = stream.body.cut(Some(retry), &mut end);
-                    self.send_event(end).await?;
+                    Box::pin(self.send_event(end)).await?;
                     match cut {
                         Cut::Done => {
                             self.account.early_end = early_end;
@@ -188,7 +190,7 @@ impl Relay<'_, '_> {
                         return Err(Failure::ResponseTruncated);
                     }
                     self.introduced(plan.status);
-                    self.send_event(std::mem::take(out)).await?;
+                    Box::pin(self.send_event(std::mem::take(out))).await?;
                     break false;
                 }
             }
@@ -229,11 +231,12 @@ impl Relay<'_, '_> {
         Ok(())
     }
 
-    /// Waits for the next piece, holding no buffer meanwhile.
+    /// Waits for the next piece, holding no buffer meanwhile, and puts it into `input`.
     async fn next_piece(
         &mut self,
         mut arrivals: Pin<&mut impl Readiness>,
         size: Size,
+        input: &mut Vec<u8>,
     ) -> Result<Arrival, Failure> {
         if let Some(silence) = self.worker.config.streams.heartbeat {
             self.client.alarm.set(Timer::Heartbeat, silence);
@@ -256,7 +259,10 @@ impl Relay<'_, '_> {
             let room = size.bytes() - CHUNK_BYTES_MAX;
             match self.upstream.try_recv_within(&mut buffer, room) {
                 Ok(0) => return Ok(Arrival::End { is_broken: false }),
-                Ok(_) => return Ok(Arrival::Octets(buffer)),
+                Ok(_) => {
+                    *input = buffer;
+                    return Ok(Arrival::Octets);
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.worker.buffers.give(buffer);
                 }
