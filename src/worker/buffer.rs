@@ -13,6 +13,8 @@ use crate::exchange::Tick;
 /// How much a buffer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Size {
+    /// Heads of requests, which are kept while the backend thinks, and single events.
+    Tiny,
     /// Heads, events, small bodies.
     Small,
     /// Events in a burst: a stream whose client stops reading holds one of these for as long.
@@ -25,6 +27,7 @@ impl Size {
     /// Octets a fresh buffer of this size has room for.
     pub(super) const fn bytes(self) -> usize {
         match self {
+            Self::Tiny => 1024,
             Self::Small => 4 * 1024,
             Self::Medium => 16 * 1024,
             Self::Large => 64 * 1024,
@@ -34,13 +37,13 @@ impl Size {
     /// The smallest that holds so many octets, or the largest.
     pub(super) fn holding(bytes: usize) -> Self {
         let fits = |size: &Self| bytes <= size.bytes();
-        [Self::Small, Self::Medium].into_iter().find(fits).unwrap_or(Self::Large)
+        [Self::Tiny, Self::Small, Self::Medium].into_iter().find(fits).unwrap_or(Self::Large)
     }
 
     /// Buffers of this size kept for reuse.
     const fn kept_max(self) -> usize {
         match self {
-            Self::Small => 128,
+            Self::Tiny | Self::Small => 128,
             Self::Medium => 32,
             Self::Large => 16,
         }
@@ -50,7 +53,7 @@ impl Size {
     /// takes, and some more.
     const fn kept_min(self) -> usize {
         match self {
-            Self::Small => 16,
+            Self::Tiny | Self::Small => 16,
             Self::Medium => 4,
             Self::Large => 2,
         }
@@ -63,6 +66,7 @@ const UNUSED_MAX: Duration = Duration::from_secs(1);
 /// One worker's spare buffers.
 #[derive(Debug)]
 pub(super) struct Buffers {
+    tiny: RefCell<Spare>,
     small: RefCell<Spare>,
     medium: RefCell<Spare>,
     large: RefCell<Spare>,
@@ -79,8 +83,8 @@ struct Spare {
 
 impl Default for Buffers {
     fn default() -> Self {
-        let [small, medium, large] = <[RefCell<Spare>; 3]>::default();
-        Self { small, medium, large, look: Cell::new(Tick(0)) }
+        let [tiny, small, medium, large] = <[RefCell<Spare>; 4]>::default();
+        Self { tiny, small, medium, large, look: Cell::new(Tick(0)) }
     }
 }
 
@@ -96,6 +100,7 @@ impl Buffers {
     /// Takes a buffer back. One that has grown beyond its class is let go.
     pub(super) fn give(&self, mut buffer: Vec<u8>) {
         let size = match buffer.capacity() {
+            n if n == Size::Tiny.bytes() => Size::Tiny,
             n if n == Size::Small.bytes() => Size::Small,
             n if n == Size::Medium.bytes() => Size::Medium,
             n if n == Size::Large.bytes() => Size::Large,
@@ -114,13 +119,14 @@ impl Buffers {
             return;
         }
         self.look.set(now.after(UNUSED_MAX));
-        for size in [Size::Small, Size::Medium, Size::Large] {
+        for size in [Size::Tiny, Size::Small, Size::Medium, Size::Large] {
             self.spare(size).borrow_mut().let_go(size.kept_min());
         }
     }
 
     fn spare(&self, size: Size) -> &RefCell<Spare> {
         match size {
+            Size::Tiny => &self.tiny,
             Size::Small => &self.small,
             Size::Medium => &self.medium,
             Size::Large => &self.large,
@@ -147,9 +153,9 @@ mod tests {
 
     #[test]
     fn the_smallest_size_that_holds_it_is_enough() {
-        let cases = [(0, Size::Small), (4096, Size::Small), (4097, Size::Medium)];
-        let more = [(16_384, Size::Medium), (16_385, Size::Large), (1 << 20, Size::Large)];
-        for (bytes, size) in cases.into_iter().chain(more) {
+        let cases = [(0, Size::Tiny), (1024, Size::Tiny), (1025, Size::Small), (4096, Size::Small)];
+        let more = [(4097, Size::Medium), (16_384, Size::Medium), (16_385, Size::Large)];
+        for (bytes, size) in cases.into_iter().chain(more).chain([(1 << 20, Size::Large)]) {
             assert_eq!(Size::holding(bytes), size, "{bytes}");
         }
     }

@@ -46,6 +46,10 @@ const _: () = assert!(Method::ALL.len() == METHODS);
 /// Octets of a path that are kept for the log.
 const LOGGED_PATH_BYTES_MAX: usize = 256;
 
+/// Octets that a request's head gains on its way, as a rule: the fields about its client, and its
+/// host once more. Where it is more, the buffer grows.
+const ADDED_BYTES_MAX: usize = 384;
+
 /// Serves one client connection to its end.
 pub(super) fn serve(
     worker: Rc<Worker>,
@@ -330,7 +334,8 @@ fn prepare(
     let hash_on = worker.config.hash_on().filter(|_| !is_pinned);
     let key = hash_on
         .and_then(|on| hash_key(&head, on, client.address.ip(), &worker.config.trusted_proxies));
-    let mut outgoing = worker.buffers.take(Size::Small);
+    // Kept until the backend answers, which may take it long.
+    let mut outgoing = worker.buffers.take(Size::holding(client.inbox.len() + ADDED_BYTES_MAX));
     if own.is_none() {
         let facts = ClientFacts {
             address: &client.address_text,
