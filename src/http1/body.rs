@@ -120,6 +120,14 @@ impl Body {
         self.state == State::Done
     }
 
+    /// Octets that are still to come, of a body that has a length.
+    pub fn left_bytes(&self) -> Option<u64> {
+        match self.state {
+            State::Length { left } => Some(left),
+            _ => None,
+        }
+    }
+
     /// What the octets at the front of `input` are.
     ///
     /// # Errors

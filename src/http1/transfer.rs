@@ -108,6 +108,11 @@ impl Transfer {
         self.body.is_done()
     }
 
+    /// Octets that are still to come, of an incoming body that has a length.
+    pub fn left_bytes(&self) -> Option<u64> {
+        self.body.left_bytes()
+    }
+
     /// The outgoing body has room for content: neither a trailer nor its end has been written.
     pub fn takes_content(&self) -> bool {
         self.written == Written::Content

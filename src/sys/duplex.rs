@@ -33,6 +33,13 @@ const RECEIVED_BYTES_MAX: usize = 256 * 1024;
 /// to the peer does not count, so this costs no throughput.
 const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 
+/// Likewise, while a large body goes through at speed. With less, pieces stay small however large
+/// our buffers are, and each has a price besides its octets (docs/PERFORMANCE.md).
+const RECEIVED_IN_BULK_BYTES_MAX: usize = 512 * 1024;
+
+/// Likewise.
+const UNSENT_IN_BULK_BYTES_MAX: u32 = 512 * 1024;
+
 /// A TCP connection whose operations borrow it shared, so that one task can wait for octets in one
 /// direction while it writes in the other. Each operation counts against the turn of its task
 /// (see [`Turns`]).
@@ -62,6 +69,15 @@ pub enum Peek {
     EndOfInput,
     /// The connection is broken.
     Broken,
+}
+
+/// What the kernel may buffer of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// As much as any connection may have.
+    Usual,
+    /// As much as makes a large body cheap.
+    Bulk,
 }
 
 /// How a connection ends.
@@ -229,7 +245,7 @@ impl Duplex {
                 let (result, slice) = stream.write(buf.slice(sent..len)).await;
                 self.lands();
                 buf = slice.into_inner();
-                self.turns.spend();
+                self.turns.spend_on(*result.as_ref().unwrap_or(&0));
                 match result {
                     Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buf),
                     Ok(n) => sent += n,
@@ -289,6 +305,38 @@ impl Duplex {
     pub fn try_send_last(&self, octets: &[u8]) -> io::Result<usize> {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE;
         self.with_socket(|s| s.send_with_flags(octets, flags))
+    }
+
+    /// Lets the kernel take in so much for us from here on. A socket that the peer has reset
+    /// refuses, and the read that follows says why.
+    pub fn receive_into(&self, room: Room) {
+        let bytes = match room {
+            Room::Usual => RECEIVED_BYTES_MAX,
+            Room::Bulk => RECEIVED_IN_BULK_BYTES_MAX,
+        };
+        let widened = self.with_socket(|socket| socket.set_recv_buffer_size(bytes));
+        if room == Room::Usual || widened.is_err() {
+            return;
+        }
+        // What the peer is offered stays within what the buffer had room for when the connection
+        // was opened. The kernel doubles a buffer's size for its own needs, so twice is the whole.
+        let offered = libc::c_int::try_from(2 * bytes).unwrap_or(libc::c_int::MAX);
+        let size = libc::socklen_t::try_from(size_of_val(&offered)).unwrap_or(0);
+        let (level, option) = (libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP);
+        let fd = self.stream().as_raw_fd();
+        // SAFETY: the descriptor is open while `self` is borrowed, and the kernel reads one `c_int`
+        // from where it is pointed, whose size it is told.
+        unsafe { libc::setsockopt(fd, level, option, (&raw const offered).cast(), size) };
+    }
+
+    /// Lets so much wait in the kernel before it is sent for the first time, from here on.
+    /// Refused as by [`Duplex::receive_into`].
+    pub fn send_from(&self, room: Room) {
+        let bytes = match room {
+            Room::Usual => UNSENT_BYTES_MAX,
+            Room::Bulk => UNSENT_IN_BULK_BYTES_MAX,
+        };
+        let _ = self.with_socket(|socket| socket.set_tcp_notsent_lowat(bytes));
     }
 
     /// What lies ready.
@@ -395,6 +443,27 @@ mod tests {
         }
     }
 
+    /// The most octets that fit into the peer's socket and ours after all that lay ready has been
+    /// received, again and again: the kernel trusts a reader that is fast with more and more.
+    fn take_and_fill(connection: &Duplex, buffer: &mut Vec<u8>, peer: &StdStream) -> usize {
+        let mut most = 0;
+        for _ in 0..16 {
+            while connection.try_recv(buffer).is_ok() {
+                buffer.clear();
+            }
+            // What the peer has written leaves it in the kernel's own time.
+            let (mut taken, mut last) = (0, std::time::Instant::now());
+            while last.elapsed() < Duration::from_millis(30) {
+                let n = fill(peer);
+                if n > 0 {
+                    (taken, last) = (taken + n, std::time::Instant::now());
+                }
+            }
+            most = most.max(taken);
+        }
+        most
+    }
+
     #[test]
     fn an_end_is_seen_behind_octets_that_lie_unread() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -477,18 +546,22 @@ mod tests {
             let connection = Duplex::new(stream, turns).unwrap();
             SockRef::from(&peer).set_send_buffer_size(16 * 1024).unwrap();
             SockRef::from(&peer).set_recv_buffer_size(16 * 1024).unwrap();
-            // The kernel trusts a reader that was fast with more and more.
             let mut buffer = Vec::with_capacity(64 * 1024);
-            for _ in 0..512 {
-                fill(&peer);
-                while connection.try_recv(&mut buffer).is_ok() {
-                    buffer.clear();
-                }
-            }
-            let received = fill(&peer);
+            let received = take_and_fill(&connection, &mut buffer, &peer);
             assert!(received <= 1024 * 1024, "the kernel took in {received} octets for us");
+            // In bulk it is more, and afterwards no more than before.
+            connection.receive_into(Room::Bulk);
+            let more = take_and_fill(&connection, &mut buffer, &peer);
+            assert!(more > received, "{more} octets in bulk, {received} without");
+            assert!(more <= 2 * 1024 * 1024, "{more} octets in bulk");
+            connection.receive_into(Room::Usual);
+            let received = take_and_fill(&connection, &mut buffer, &peer);
+            assert!(received <= 1024 * 1024, "{received} octets after a body in bulk");
             let unsent = fill(&same);
             assert!(unsent <= 1024 * 1024, "the kernel keeps {unsent} octets of ours");
+            connection.send_from(Room::Bulk);
+            let more = fill(&same);
+            assert!(more > 0 && unsent + more <= 2 * 1024 * 1024, "{unsent} and {more} in bulk");
         });
     }
 }

@@ -11,5 +11,5 @@ pub mod ring;
 pub mod socket;
 mod turns;
 
-pub use duplex::{Duplex, Ending, Peek, Readiness};
+pub use duplex::{Duplex, Ending, Peek, Readiness, Room};
 pub use turns::Turns;

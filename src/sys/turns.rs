@@ -18,9 +18,12 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// Operations in one turn. With the largest buffers it is a megabyte, which takes about as long
-/// as entering the driver a hundred times.
+/// Operations in one turn. With large buffers it is a megabyte, which takes about as long as
+/// entering the driver a hundred times.
 const OPERATIONS_PER_TURN: u32 = 16;
+
+/// Octets that count as one operation.
+const OPERATION_BYTES: usize = 64 * 1024;
 
 /// Tasks that wait for their turn, as a rule, at most: all of them come to wait within one round.
 const WAITING_USUALLY: usize = 64;
@@ -75,7 +78,14 @@ impl Turns {
 
     /// An operation has been done.
     pub(super) fn spend(&self) {
-        self.left.set(self.left.get().saturating_sub(1));
+        self.spend_on(0);
+    }
+
+    /// An operation has been done that moved so many octets. A large one counts as several, or a
+    /// turn would be longer the larger the buffers are.
+    pub(super) fn spend_on(&self, bytes: usize) {
+        let operations = u32::try_from(bytes / OPERATION_BYTES).unwrap_or(u32::MAX).max(1);
+        self.left.set(self.left.get().saturating_sub(operations));
     }
 
     /// Ready while the turn lasts.

@@ -10,6 +10,8 @@ use std::{
 
 use crate::exchange::Tick;
 
+use super::relay::LANES_MAX;
+
 /// How much a buffer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Size {
@@ -19,8 +21,10 @@ pub(super) enum Size {
     Small,
     /// Events in a burst: a stream whose client stops reading holds one of these for as long.
     Medium,
-    /// Bodies in bulk.
+    /// Bodies that do not fit.
     Large,
+    /// Large bodies at speed: only for who has a lane, of which there are few.
+    Bulk,
 }
 
 impl Size {
@@ -31,10 +35,11 @@ impl Size {
             Self::Small => 4 * 1024,
             Self::Medium => 16 * 1024,
             Self::Large => 64 * 1024,
+            Self::Bulk => 512 * 1024,
         }
     }
 
-    /// The smallest that holds so many octets, or the largest.
+    /// The smallest that holds so many octets, or the largest that anybody may take.
     pub(super) fn holding(bytes: usize) -> Self {
         let fits = |size: &Self| bytes <= size.bytes();
         [Self::Tiny, Self::Small, Self::Medium].into_iter().find(fits).unwrap_or(Self::Large)
@@ -46,6 +51,7 @@ impl Size {
             Self::Tiny | Self::Small => 128,
             Self::Medium => 32,
             Self::Large => 16,
+            Self::Bulk => LANES_MAX,
         }
     }
 
@@ -56,6 +62,7 @@ impl Size {
             Self::Tiny | Self::Small => 16,
             Self::Medium => 4,
             Self::Large => 2,
+            Self::Bulk => 0,
         }
     }
 }
@@ -70,6 +77,7 @@ pub(super) struct Buffers {
     small: RefCell<Spare>,
     medium: RefCell<Spare>,
     large: RefCell<Spare>,
+    bulk: RefCell<Spare>,
     /// When to look next for what had no use.
     look: Cell<Tick>,
 }
@@ -83,8 +91,8 @@ struct Spare {
 
 impl Default for Buffers {
     fn default() -> Self {
-        let [tiny, small, medium, large] = <[RefCell<Spare>; 4]>::default();
-        Self { tiny, small, medium, large, look: Cell::new(Tick(0)) }
+        let [tiny, small, medium, large, bulk] = <[RefCell<Spare>; 5]>::default();
+        Self { tiny, small, medium, large, bulk, look: Cell::new(Tick(0)) }
     }
 }
 
@@ -104,6 +112,7 @@ impl Buffers {
             n if n == Size::Small.bytes() => Size::Small,
             n if n == Size::Medium.bytes() => Size::Medium,
             n if n == Size::Large.bytes() => Size::Large,
+            n if n == Size::Bulk.bytes() => Size::Bulk,
             _ => return,
         };
         let mut spare = self.spare(size).borrow_mut();
@@ -119,7 +128,7 @@ impl Buffers {
             return;
         }
         self.look.set(now.after(UNUSED_MAX));
-        for size in [Size::Tiny, Size::Small, Size::Medium, Size::Large] {
+        for size in [Size::Tiny, Size::Small, Size::Medium, Size::Large, Size::Bulk] {
             self.spare(size).borrow_mut().let_go(size.kept_min());
         }
     }
@@ -130,6 +139,7 @@ impl Buffers {
             Size::Small => &self.small,
             Size::Medium => &self.medium,
             Size::Large => &self.large,
+            Size::Bulk => &self.bulk,
         }
     }
 }

@@ -86,6 +86,7 @@ use handover::Handover;
 use hearing::Hearing;
 use pool::Pool;
 use queue::Queue;
+use relay::Lanes;
 use sessions::Sessions;
 use streams::Streams;
 use table::{BackendTable, Pacing};
@@ -189,6 +190,8 @@ struct Worker {
     hearing: Option<Hearing>,
     alarms: Rc<Alarms>,
     buffers: Buffers,
+    /// For large bodies at speed.
+    lanes: Lanes,
     turns: Rc<Turns>,
     subscriber: Subscriber,
     logger: AccessLogger,
@@ -333,6 +336,7 @@ async fn live(
         hearing: Hearing::new(&config.outliers),
         alarms: Alarms::new(Instant::now()),
         buffers: Buffers::default(),
+        lanes: Lanes::default(),
         turns,
         subscriber,
         logger,
@@ -514,6 +518,7 @@ mod tests {
             hearing: None,
             alarms: Alarms::new(Instant::now()),
             buffers: Buffers::default(),
+            lanes: Lanes::default(),
             turns: Turns::new().unwrap().0,
             subscriber,
             logger,

@@ -1,13 +1,16 @@
 //! Steps 6 and 7: the request goes up, the response comes down, and nothing else is forgotten
 //! meanwhile: the rest of the request body, the client's departure, the deadlines.
 //!
-//! Event streams have a pump of their own in [`stream`].
+//! Event streams have a pump of their own in [`stream`], and so have large bodies in [`bulk`].
 //!
 //! Invariant: no read that was handed to the kernel is dropped on a connection that will be used
 //! again. Every early return from here ends the upstream connection.
 
+mod bulk;
 mod stream;
 
+use bulk::Pace;
+pub(super) use bulk::{LANES_MAX, Lanes};
 pub(super) use stream::{Stream, go_on};
 
 use std::{
@@ -400,6 +403,7 @@ where
         }
         let write_wait = Some(self.worker.config.timeouts.body);
         let mut size = Size::Small;
+        let mut full_pieces = 0;
         let mut head_is_out = false;
         let stray_octets = loop {
             let company = if head_is_out { Company::None } else { Company::Head };
@@ -441,6 +445,12 @@ where
             if done {
                 break taken.stray;
             }
+            if head_is_out && self.may_go_in_bulk(plan, full_pieces) {
+                // Boxed: few bodies are large, and it would lie beside what all others need.
+                let stray_octets = Box::pin(self.bulk(plan)).await?;
+                self.introduced(plan.status);
+                break stray_octets;
+            }
             if waits {
                 self.client.alarm.set(Timer::Coalesce, COALESCE_WAIT);
             }
@@ -469,6 +479,7 @@ where
             match received {
                 Ok(1..) => {
                     if buffer.len() == buffer.capacity() {
+                        full_pieces += u32::from(size == Size::Large);
                         size = Size::Large;
                     }
                     *input = buffer;
@@ -875,18 +886,24 @@ async fn upload(
     let mut arrivals = pin!(from.readiness());
     let mut bytes = 0;
     let wait = worker.config.timeouts.body;
+    let mut pace = Pace::new(worker, from, to);
     loop {
         alarm.set(Timer::RequestBody, wait);
-        poll_fn(|cx| arrivals.as_mut().poll_ready(cx)).await;
-        let mut buffer = worker.buffers.take(Size::Large);
+        if !pace.flows() {
+            poll_fn(|cx| arrivals.as_mut().poll_ready(cx)).await;
+        }
+        let mut buffer = pace.buffer(&body);
         match from.try_recv(&mut buffer) {
-            Ok(0) => return Err(Failure::RequestTruncated),
-            Ok(_) => {}
+            Ok(n) if n > 0 => pace.note_received(n),
             Err(error) if is_for_nothing(&error) => {
+                pace.note_nothing();
                 worker.buffers.give(buffer);
                 continue;
             }
-            Err(_) => return Err(Failure::RequestTruncated),
+            Ok(_) | Err(_) => {
+                worker.buffers.give(buffer);
+                return Err(Failure::RequestTruncated);
+            }
         }
         alarm.clear(Timer::RequestBody);
         let n = body.measure(&mut buffer)?;
@@ -894,6 +911,7 @@ async fn upload(
         let behind = buffer[n..].to_vec();
         alarm.set(Timer::BackendWrite, wait);
         let (sent, slice) = to.send_all(buffer.slice(..n)).await;
+        pace.note_sent();
         alarm.clear(Timer::BackendWrite);
         worker.buffers.give(slice.into_inner());
         if sent.is_err() {

@@ -26,6 +26,7 @@ mod health_endpoint;
 mod heartbeats;
 mod initialize;
 mod interim;
+mod large;
 mod leaving;
 mod limits;
 mod outliers;
