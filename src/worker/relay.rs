@@ -886,7 +886,7 @@ async fn upload(
     let mut arrivals = pin!(from.readiness());
     let mut bytes = 0;
     let wait = worker.config.timeouts.body;
-    let mut pace = Pace::new(worker, from, to);
+    let mut pace = Pace::new(worker, (from, to), &body, 0);
     loop {
         alarm.set(Timer::RequestBody, wait);
         if !pace.flows() {

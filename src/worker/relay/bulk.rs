@@ -110,7 +110,7 @@ pub(super) struct Pace<'a> {
     to: &'a Duplex,
     lane: Option<Lane<'a>>,
     full_pieces: u32,
-    /// The last attempt to receive gave octets.
+    /// The last attempt to receive gave octets, or there was none.
     gave: bool,
     sending_since: Tick,
     /// A piece took too long.
@@ -118,9 +118,29 @@ pub(super) struct Pace<'a> {
 }
 
 impl<'a> Pace<'a> {
-    pub(super) fn new(worker: &'a Worker, from: &'a Duplex, to: &'a Duplex) -> Self {
+    /// Of a body that has filled so many large buffers already.
+    pub(super) fn new(
+        worker: &'a Worker,
+        (from, to): (&'a Duplex, &'a Duplex),
+        body: &Transfer,
+        full_pieces: u32,
+    ) -> Self {
         let (lane, sending_since) = (None, worker.alarms.now());
-        Self { worker, from, to, lane, full_pieces: 0, gave: false, sending_since, is_slow: false }
+        let (gave, is_slow) = (true, false);
+        let mut pace = Self { worker, from, to, lane, full_pieces, gave, sending_since, is_slow };
+        // Before anything is waited for: with more room, more comes at once.
+        pace.seek_lane(body);
+        pace
+    }
+
+    /// Takes a lane for what is left of `body`, if it is for one and there is one.
+    fn seek_lane(&mut self, body: &Transfer) {
+        if self.lane.as_ref().is_some_and(|lane| !lane.is_ours()) {
+            self.lane = None;
+        }
+        if self.lane.is_none() && !self.is_slow && is_large(body, self.full_pieces) {
+            self.lane = self.worker.lanes.take(self.worker.alarms.now(), self.from, self.to);
+        }
     }
 
     /// More octets may lie ready by now: they are asked for before they are waited for.
@@ -130,12 +150,7 @@ impl<'a> Pace<'a> {
 
     /// An empty buffer for the next piece of `body`.
     pub(super) fn buffer(&mut self, body: &Transfer) -> Vec<u8> {
-        if self.lane.as_ref().is_some_and(|lane| !lane.is_ours()) {
-            self.lane = None;
-        }
-        if self.lane.is_none() && !self.is_slow && is_large(body, self.full_pieces) {
-            self.lane = self.worker.lanes.take(self.worker.alarms.now(), self.from, self.to);
-        }
+        self.seek_lane(body);
         self.worker.buffers.take(if self.lane.is_some() { Size::Bulk } else { Size::Large })
     }
 
@@ -186,7 +201,8 @@ where
     /// whether octets lay behind it.
     pub(super) async fn bulk(&mut self, plan: &mut ResponsePlan) -> Result<bool, Failure> {
         let wait = self.worker.config.timeouts.body;
-        let mut pace = Pace::new(self.worker, self.upstream, self.client.connection);
+        let way = (self.upstream, self.client.connection);
+        let mut pace = Pace::new(self.worker, way, &plan.transfer, FULL_PIECES);
         loop {
             if plan.has_body_deadline() {
                 self.client.alarm.set(Timer::ResponseBody, wait);
