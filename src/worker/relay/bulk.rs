@@ -19,8 +19,8 @@ use crate::{
     worker::{Worker, buffer::Size},
 };
 
-/// Lanes of one worker. With 512 KiB each they are 2 MiB, and some more in the kernel on either
-/// side. More gain little: a worker moves one piece at a time.
+/// Lanes of one worker, and its largest buffers: 2 MiB, and some more in the kernel on either side
+/// of each lane. More gain little: a worker moves one piece at a time.
 pub(in crate::worker) const LANES_MAX: usize = 4;
 
 /// A body of known length is large while so much of it is to come. In less there are too few pieces
@@ -39,6 +39,8 @@ const PIECE_TICKS_MAX: u32 = 4;
 pub(in crate::worker) struct Lanes {
     holders: [Cell<Holder>; LANES_MAX],
     bodies: Cell<u64>,
+    /// Buffers of [`Size::Bulk`] that are in use.
+    buffers: Cell<usize>,
 }
 
 /// Who has a lane.
@@ -113,8 +115,12 @@ pub(super) struct Pace<'a> {
     /// The last attempt to receive gave octets, or there was none.
     gave: bool,
     sending_since: Tick,
+    /// It has turned out to be large, and stays so to its end.
+    is_large: bool,
     /// A piece took too long.
     is_slow: bool,
+    /// It has one of the few largest buffers.
+    has_buffer: bool,
 }
 
 impl<'a> Pace<'a> {
@@ -125,9 +131,18 @@ impl<'a> Pace<'a> {
         body: &Transfer,
         full_pieces: u32,
     ) -> Self {
-        let (lane, sending_since) = (None, worker.alarms.now());
-        let (gave, is_slow) = (true, false);
-        let mut pace = Self { worker, from, to, lane, full_pieces, gave, sending_since, is_slow };
+        let mut pace = Self {
+            worker,
+            from,
+            to,
+            lane: None,
+            full_pieces,
+            gave: true,
+            sending_since: worker.alarms.now(),
+            is_large: false,
+            is_slow: false,
+            has_buffer: false,
+        };
         // Before anything is waited for: with more room, more comes at once.
         pace.seek_lane(body);
         pace
@@ -135,23 +150,43 @@ impl<'a> Pace<'a> {
 
     /// Takes a lane for what is left of `body`, if it is for one and there is one.
     fn seek_lane(&mut self, body: &Transfer) {
+        self.is_large |= is_large(body, self.full_pieces);
         if self.lane.as_ref().is_some_and(|lane| !lane.is_ours()) {
             self.lane = None;
         }
-        if self.lane.is_none() && !self.is_slow && is_large(body, self.full_pieces) {
+        if self.lane.is_none() && self.is_in_bulk() {
             self.lane = self.worker.lanes.take(self.worker.alarms.now(), self.from, self.to);
         }
     }
 
-    /// More octets may lie ready by now: they are asked for before they are waited for.
-    pub(super) fn flows(&self) -> bool {
-        self.gave && self.lane.is_some()
+    fn is_in_bulk(&self) -> bool {
+        self.is_large && !self.is_slow
     }
 
-    /// An empty buffer for the next piece of `body`.
+    /// More octets may lie ready by now: they are asked for before they are waited for.
+    pub(super) fn flows(&self) -> bool {
+        self.gave && self.is_in_bulk()
+    }
+
+    /// An empty buffer for the next piece of `body`. The largest go from piece to piece and not
+    /// from body to body, so that with more bodies than buffers each has its turn.
     pub(super) fn buffer(&mut self, body: &Transfer) -> Vec<u8> {
         self.seek_lane(body);
-        self.worker.buffers.take(if self.lane.is_some() { Size::Bulk } else { Size::Large })
+        let in_use = &self.worker.lanes.buffers;
+        if !self.is_in_bulk() || in_use.get() == LANES_MAX {
+            return self.worker.buffers.take(Size::Large);
+        }
+        in_use.set(in_use.get() + 1);
+        self.has_buffer = true;
+        self.worker.buffers.take(Size::Bulk)
+    }
+
+    /// The buffer has been given back, or will be by the operation that holds it.
+    fn note_buffer_given(&mut self) {
+        if std::mem::take(&mut self.has_buffer) {
+            let in_use = &self.worker.lanes.buffers;
+            in_use.set(in_use.get() - 1);
+        }
     }
 
     /// So many octets were received, and are about to be sent.
@@ -167,6 +202,7 @@ impl<'a> Pace<'a> {
     /// Nothing lay ready.
     pub(super) fn note_nothing(&mut self) {
         self.gave = false;
+        self.note_buffer_given();
         if let Some(lane) = &self.lane {
             lane.holder.set(Holder::Waiting(lane.body, self.worker.alarms.now()));
         }
@@ -174,10 +210,17 @@ impl<'a> Pace<'a> {
 
     /// What was received has been sent.
     pub(super) fn note_sent(&mut self) {
+        self.note_buffer_given();
         if is_long(self.sending_since, self.worker.alarms.now()) {
             self.is_slow = true;
             self.lane = None;
         }
+    }
+}
+
+impl Drop for Pace<'_> {
+    fn drop(&mut self) {
+        self.note_buffer_given();
     }
 }
 
