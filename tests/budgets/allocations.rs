@@ -57,7 +57,7 @@ const OPERATIONS_PER_EVENT: [(&str, u64); 2] = [("poll", 1), ("send", 1)];
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// The allocator counts what any worker does, so only one test may have workers.
-fn alone() -> MutexGuard<'static, ()> {
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -35,6 +35,8 @@ fn has_strace() -> bool {
 
 /// A driver by its name in the configuration, if the kernel grants it.
 fn drivers() -> impl Iterator<Item = &'static str> {
+    // Its rings are in this process, and must not be taken for those of a test that counts.
+    let _alone = crate::allocations::alone();
     let backend = Backend::fine();
     let balancer = crate::support::Balancer::before(&[&backend]).with("io_driver", "auto").start();
     let has_ring = balancer.drivers[0].starts_with("io_uring");
