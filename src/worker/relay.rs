@@ -299,13 +299,16 @@ where
         }
     }
 
-    /// Waits without a buffer: a backend may think for minutes. To wait and then to receive is also
-    /// cheaper than a receive that the ring tries in vain, arms and tries again.
+    /// Waits without a buffer, because a backend may think for minutes; and looks before it waits,
+    /// because under load the answer is mostly there by then.
     async fn receive_head(&mut self, received: &mut Vec<u8>) -> Result<(), Failure> {
         let mut arrivals = pin!(self.upstream.readiness());
+        let mut is_first_look = true;
         let buffer = loop {
-            let mut arrival = poll_fn(|cx| arrivals.as_mut().poll_ready(cx));
-            self.finish(Pin::new(&mut arrival)).await?;
+            if !std::mem::take(&mut is_first_look) {
+                let mut arrival = poll_fn(|cx| arrivals.as_mut().poll_ready(cx));
+                self.finish(Pin::new(&mut arrival)).await?;
+            }
             let mut buffer = self.worker.buffers.take(Size::Small);
             match self.upstream.try_recv(&mut buffer) {
                 Ok(n) if n > 0 => break buffer,

@@ -41,7 +41,8 @@ const ALLOCATIONS_WITH_A_LATE_BODY: u64 = 2;
 
 /// Operations of the ring for one exchange: the client's octets are waited for (`poll`; a plain
 /// `recv` follows, see `system_calls.rs`), the request goes up in one `send`, the answer is waited
-/// for in the same way, and goes down in one `send`, with its body where that is small.
+/// for in the same way unless it is there at once, and goes down in one `send`, with its body where
+/// that is small.
 const OPERATIONS: [(&str, &[(&str, u64)]); 5] = [
     ("GET", &[("poll", 2), ("send", 2)]),
     ("POST", &[("poll", 2), ("send", 2)]),
@@ -174,8 +175,17 @@ fn a_keep_alive_request_takes_four_operations_of_the_ring() {
         let text = request(name, "x");
         let mut ask = |n| (0..n).for_each(|_| assert_eq!(client.ask(&text).status(), 200));
         ask(WARM_UP as u64);
-        check_operations(name, budget, &ring.during(|| ask(IN_THE_RING)));
+        let mut operations = ring.during(|| ask(IN_THE_RING));
+        as_if_always_waited(&mut operations, 2 * IN_THE_RING);
+        check_operations(name, budget, &operations);
     }
+}
+
+/// An answer that is there at once is not waited for: adds what that saved.
+fn as_if_always_waited(operations: &mut Operations, polls: u64) {
+    let found = operations.entry("poll".to_owned()).or_default();
+    let saved = polls.saturating_sub(*found).min(IN_THE_RING);
+    *found += saved;
 }
 
 #[test]
@@ -191,8 +201,8 @@ fn a_request_on_a_connection_of_its_own_takes_one_operation_of_the_ring_and_the_
     // A machine that stops for longer than such a request is left unwatched has it watched.
     let (polls, watched) = (take("poll"), take("cancel"));
     assert!(watched <= IN_THE_RING / 10, "{watched} were watched");
-    // For the connection, for the answer, and for the request unless it has come by then.
-    let waits = 2 * IN_THE_RING..=3 * IN_THE_RING;
+    // For the connection, and for the answer and the request unless they have come by then.
+    let waits = IN_THE_RING..=3 * IN_THE_RING;
     assert!(waits.contains(&(polls - watched)), "{polls} polls, {watched} of them cancelled");
     // No operation to accept, none to send the answer, none to close, none to cancel that.
     check_operations("GET", &[("send", 1)], &operations);

@@ -10,9 +10,10 @@ use crate::{
 /// is so many cycles.
 const CYCLES: u64 = 50;
 
-/// Calls of one exchange with a small request and a small answer. On io_uring octets are received
-/// by a plain call once the ring has said that they are there, because who waits for a client or a
-/// backend holds no buffer; what is submitted is in `allocations.rs` by name. The peek is the
+/// Calls of one exchange with a small request and a small answer that is not there yet when it is
+/// looked for. On io_uring octets are received by a plain call once the ring has said that they are
+/// there, because who waits for a client or a backend holds no buffer; what is submitted is in
+/// `allocations.rs` by name. The peek is the
 /// look at a connection from the pool: whether the backend has closed it, or sent what nobody asked
 /// for. There is no timer, and one `send` for head and body.
 const ON_IO_URING: [(&str, u64); 3] = [("peek", 1), ("recv", 2), ("submitted to the ring", 4)];
@@ -44,6 +45,15 @@ fn drivers() -> impl Iterator<Item = &'static str> {
         eprintln!("SKIPPED for io_uring: the kernel grants no ring");
     }
     ["io_uring", "epoll"].into_iter().filter(move |driver| has_ring || *driver == "epoll")
+}
+
+/// An answer that is there at the first look saves the wait: adds it, so that what is compared does
+/// not depend on how quick the backend was. `wait` is the kind of call that a wait takes, and `waits`
+/// how many of it `CYCLES` exchanges take that always wait. A look in vain is not counted.
+fn as_if_always_waited(mut found: Calls, (wait, waits): (&str, u64)) -> Calls {
+    let count = found.entry(wait.to_owned()).or_default();
+    *count += waits.saturating_sub(*count).min(CYCLES);
+    found
 }
 
 #[track_caller]
@@ -78,8 +88,12 @@ fn a_keep_alive_request_takes_no_call_too_many() {
         let traces = traced.end();
         for (number, (name, _)) in REQUESTS[..4].iter().enumerate() {
             let lines = traces.between(&format!("/begin-{number} "), &format!("/end-{number} "));
-            let budget = if driver == "epoll" { &ON_EPOLL[..] } else { &ON_IO_URING };
-            check(&format!("{name} on {driver}"), &calls(&lines), budget);
+            let (budget, waits) = match driver {
+                "epoll" => (&ON_EPOLL[..], ("poll", 2 * CYCLES)),
+                _ => (&ON_IO_URING[..], ("submitted to the ring", 4 * CYCLES)),
+            };
+            let calls = as_if_always_waited(calls(&lines), waits);
+            check(&format!("{name} on {driver}"), &calls, budget);
         }
     }
 }
