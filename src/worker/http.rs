@@ -194,7 +194,8 @@ async fn exchange(worker: &Rc<Worker>, client: &mut Client<'_>) -> Fate {
     // What is not forwarded is answered behind the loop, and the request stays where it is: what a
     // match has taken apart keeps its room in every task for as long as the exchange lasts.
     let mut prepared = {
-        // Moved in here, where it ends.
+        // Moved in here, where it ends: further out it would have room in every task.
+        #[expect(clippy::redundant_locals, reason = "what counts is where it ends")]
         let arrived = arrived;
         loop {
             match prepare(worker, client, &arrived, &mut account, patience) {

@@ -48,7 +48,7 @@ fn drivers() -> impl Iterator<Item = &'static str> {
 }
 
 /// An answer that is there at the first look saves the wait: adds it, so that what is compared does
-/// not depend on how quick the backend was. `wait` is the kind of call that a wait takes, and `waits`
+/// not depend on how quick the backend was. `wait` is the kind of call that a wait takes, `waits`
 /// how many of it `CYCLES` exchanges take that always wait. A look in vain is not counted.
 fn as_if_always_waited(mut found: Calls, (wait, waits): (&str, u64)) -> Calls {
     let count = found.entry(wait.to_owned()).or_default();
