@@ -25,7 +25,7 @@ use std::{
 use monoio::buf::IoBuf;
 
 use super::{
-    Worker,
+    ActiveDriver, Worker,
     alarm::Alarm,
     buffer::Size,
     client::{Ahead, Client, Departure},
@@ -300,12 +300,12 @@ where
     }
 
     /// Waits without a buffer, because a backend may think for minutes; and looks before it waits,
-    /// because under load the answer is mostly there by then.
+    /// because under load the answer is mostly there by then. On epoll the wait begins with a look.
     async fn receive_head(&mut self, received: &mut Vec<u8>) -> Result<(), Failure> {
         let mut arrivals = pin!(self.upstream.readiness());
-        let mut is_first_look = true;
+        let mut may_lie_here = matches!(self.worker.driver, ActiveDriver::IoUring(_));
         let buffer = loop {
-            if !std::mem::take(&mut is_first_look) {
+            if !std::mem::take(&mut may_lie_here) {
                 let mut arrival = poll_fn(|cx| arrivals.as_mut().poll_ready(cx));
                 self.finish(Pin::new(&mut arrival)).await?;
             }
