@@ -301,9 +301,11 @@ where
 
     /// Waits without a buffer, because a backend may think for minutes; and looks before it waits,
     /// because under load the answer is mostly there by then. On epoll the wait begins with a look.
+    /// An upload is polled first, as always: an answer must not overtake the news of its end.
     async fn receive_head(&mut self, received: &mut Vec<u8>) -> Result<(), Failure> {
         let mut arrivals = pin!(self.upstream.readiness());
-        let mut may_lie_here = matches!(self.worker.driver, ActiveDriver::IoUring(_));
+        let is_on_ring = matches!(self.worker.driver, ActiveDriver::IoUring(_));
+        let mut may_lie_here = is_on_ring && self.upload.is_none();
         let buffer = loop {
             if !std::mem::take(&mut may_lie_here) {
                 let mut arrival = poll_fn(|cx| arrivals.as_mut().poll_ready(cx));
