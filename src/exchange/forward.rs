@@ -14,21 +14,21 @@ use crate::{
     model::Trust,
 };
 
-/// What the balancer calls itself in `X-Forwarded-By` and `Via`.
-pub const SELF_NAME: &str = "stepflow-load-balancer";
+/// What the balancer calls itself, as a literal, of which lines are made at compile time.
+macro_rules! self_name {
+    () => {
+        "stepflow-load-balancer"
+    };
+}
 
-/// `X-Forwarded-By` with [`SELF_NAME`].
-const FORWARDED_BY: &[u8] = b"X-Forwarded-By: stepflow-load-balancer\r\n";
+/// What the balancer calls itself in `X-Forwarded-By` and `Via`.
+pub const SELF_NAME: &str = self_name!();
+
+const FORWARDED_BY: &str = concat!("X-Forwarded-By: ", self_name!(), "\r\n");
 
 /// What it says in `Via`: the version in which the message came, and its name (RFC 9110 §7.6.3).
-const VIA_HTTP_10: Said =
-    Said("1.0 stepflow-load-balancer", b"Via: 1.0 stepflow-load-balancer\r\n");
-const VIA_HTTP_11: Said =
-    Said("1.1 stepflow-load-balancer", b"Via: 1.1 stepflow-load-balancer\r\n");
-
-/// A member of a list, and the line of which it is the only one.
-#[derive(Clone, Copy)]
-struct Said(&'static str, &'static [u8]);
+const VIA_HTTP_10: &str = concat!("1.0 ", self_name!());
+const VIA_HTTP_11: &str = concat!("1.1 ", self_name!());
 
 /// What is known about the client besides its request.
 #[derive(Clone, Copy, Debug)]
@@ -113,16 +113,16 @@ pub fn write_request(
     if !kept.forwarded_host {
         writer.field(b"X-Forwarded-Host", authority);
     }
-    writer.line(FORWARDED_BY);
+    writer.line(FORWARDED_BY.as_bytes());
     if client.via == Via::Said {
         let ours = match head.version {
             Version::Http10 => VIA_HTTP_10,
             Version::Http11 => VIA_HTTP_11,
         };
         match kept.via {
-            true => write_behind(&mut writer, b"Via", head.fields, ours.0),
+            true => write_behind(&mut writer, b"Via", head.fields, ours),
             false => {
-                writer.line(ours.1);
+                writer.field(b"Via", ours.as_bytes());
             }
         }
     }
