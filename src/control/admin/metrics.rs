@@ -396,37 +396,27 @@ fn exchanges(page: &mut Page, scrape: &Scrape<'_>) {
 }
 
 fn connections(page: &mut Page, workers: &[WorkerStats]) {
-    let mut family = page.family(
-        "stepflow_lb_connections_open",
-        "Client connections open, by worker",
-        Kind::Gauge,
-    );
-    for (worker, stats) in workers.iter().enumerate() {
-        family.sample(&[("worker", &worker)], stats.connections_open.get());
-    }
-    let mut family = page.family(
-        "stepflow_lb_connections_accepted_total",
-        "Client connections accepted, by worker",
-        Kind::Counter,
-    );
-    for (worker, stats) in workers.iter().enumerate() {
-        family.sample(&[("worker", &worker)], stats.connections_accepted.get());
-    }
-    let mut family = page.family(
-        "stepflow_lb_connections_handed_over_total",
-        "Client connections handed to another worker that had fewer, by the worker that accepted",
-        Kind::Counter,
-    );
-    for (worker, stats) in workers.iter().enumerate() {
-        family.sample(&[("worker", &worker)], stats.connections_handed_over.get());
-    }
-    let mut family = page.family(
-        "stepflow_lb_connections_taken_over_total",
-        "Client connections taken over from another worker, by the worker that serves them",
-        Kind::Counter,
-    );
-    for (worker, stats) in workers.iter().enumerate() {
-        family.sample(&[("worker", &worker)], stats.connections_taken_over.get());
+    let help = "Client connections open, by worker";
+    by_worker(page, workers, "stepflow_lb_connections_open", help, Kind::Gauge, |w| {
+        w.connections_open.get()
+    });
+    let rows: [Row<Counter>; 3] = [
+        ("stepflow_lb_connections_accepted_total", "Client connections accepted, by worker", |w| {
+            &w.connections_accepted
+        }),
+        (
+            "stepflow_lb_connections_handed_over_total",
+            "Client connections handed to another worker that had fewer, by the worker that accepted",
+            |w| &w.connections_handed_over,
+        ),
+        (
+            "stepflow_lb_connections_taken_over_total",
+            "Client connections taken over from another worker, by the worker that serves them",
+            |w| &w.connections_taken_over,
+        ),
+    ];
+    for (name, help, of) in rows {
+        by_worker(page, workers, name, help, Kind::Counter, |w| of(w).get());
     }
     counters(
         page,
@@ -537,6 +527,21 @@ fn process(page: &mut Page, process: &ProcessReading) {
 
 /// A row for a number that every worker has: name, help and where it is.
 type Row<T> = (&'static str, &'static str, fn(&WorkerStats) -> &T);
+
+/// One family with a sample for each worker.
+fn by_worker(
+    page: &mut Page,
+    workers: &[WorkerStats],
+    name: &'static str,
+    help: &'static str,
+    kind: Kind,
+    of: impl Fn(&WorkerStats) -> u64,
+) {
+    let mut family = page.family(name, help, kind);
+    for (worker, stats) in workers.iter().enumerate() {
+        family.sample(&[("worker", &worker)], of(stats));
+    }
+}
 
 fn counters(page: &mut Page, workers: &[WorkerStats], rows: &[Row<Counter>]) {
     for (name, help, of) in rows {
