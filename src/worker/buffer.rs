@@ -28,6 +28,8 @@ pub(super) enum Size {
 }
 
 impl Size {
+    const ALL: [Self; 5] = [Self::Tiny, Self::Small, Self::Medium, Self::Large, Self::Bulk];
+
     /// Octets a fresh buffer of this size has room for.
     pub(super) const fn bytes(self) -> usize {
         match self {
@@ -73,11 +75,8 @@ const UNUSED_MAX: Duration = Duration::from_secs(1);
 /// One worker's spare buffers.
 #[derive(Debug)]
 pub(super) struct Buffers {
-    tiny: RefCell<Spare>,
-    small: RefCell<Spare>,
-    medium: RefCell<Spare>,
-    large: RefCell<Spare>,
-    bulk: RefCell<Spare>,
+    /// In the order of [`Size::ALL`].
+    spares: [RefCell<Spare>; Size::ALL.len()],
     /// When to look next for what had no use.
     look: Cell<Tick>,
 }
@@ -91,8 +90,7 @@ struct Spare {
 
 impl Default for Buffers {
     fn default() -> Self {
-        let [tiny, small, medium, large, bulk] = <[RefCell<Spare>; 5]>::default();
-        Self { tiny, small, medium, large, bulk, look: Cell::new(Tick(0)) }
+        Self { spares: Default::default(), look: Cell::new(Tick(0)) }
     }
 }
 
@@ -107,14 +105,8 @@ impl Buffers {
 
     /// Takes a buffer back. One that has grown beyond its class is let go.
     pub(super) fn give(&self, mut buffer: Vec<u8>) {
-        let size = match buffer.capacity() {
-            n if n == Size::Tiny.bytes() => Size::Tiny,
-            n if n == Size::Small.bytes() => Size::Small,
-            n if n == Size::Medium.bytes() => Size::Medium,
-            n if n == Size::Large.bytes() => Size::Large,
-            n if n == Size::Bulk.bytes() => Size::Bulk,
-            _ => return,
-        };
+        let fits = |size: &Size| size.bytes() == buffer.capacity();
+        let Some(size) = Size::ALL.into_iter().find(fits) else { return };
         let mut spare = self.spare(size).borrow_mut();
         if spare.buffers.len() < size.kept_max() {
             buffer.clear();
@@ -128,19 +120,13 @@ impl Buffers {
             return;
         }
         self.look.set(now.after(UNUSED_MAX));
-        for size in [Size::Tiny, Size::Small, Size::Medium, Size::Large, Size::Bulk] {
+        for size in Size::ALL {
             self.spare(size).borrow_mut().let_go(size.kept_min());
         }
     }
 
     fn spare(&self, size: Size) -> &RefCell<Spare> {
-        match size {
-            Size::Tiny => &self.tiny,
-            Size::Small => &self.small,
-            Size::Medium => &self.medium,
-            Size::Large => &self.large,
-            Size::Bulk => &self.bulk,
-        }
+        &self.spares[size as usize]
     }
 }
 
@@ -160,6 +146,13 @@ impl Spare {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_at_their_place() {
+        for (place, size) in Size::ALL.into_iter().enumerate() {
+            assert_eq!(size as usize, place);
+        }
+    }
 
     #[test]
     fn the_smallest_size_that_holds_it_is_enough() {
@@ -186,7 +179,7 @@ mod tests {
     #[test]
     fn what_had_no_use_goes_and_what_had_stays() {
         let buffers = Buffers::default();
-        let spare = || buffers.small.borrow().buffers.len();
+        let spare = || buffers.spare(Size::Small).borrow().buffers.len();
         let use_at_once = |count: usize| {
             let taken: Vec<_> = (0..count).map(|_| buffers.take(Size::Small)).collect();
             taken.into_iter().for_each(|buffer| buffers.give(buffer));
