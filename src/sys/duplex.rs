@@ -22,7 +22,7 @@ use monoio::{
 use pin_project_lite::pin_project;
 use socket2::{SockRef, TcpKeepalive};
 
-use super::Turns;
+use super::{Turns, socket};
 
 /// Octets that the kernel takes in for us before we ask. Left to itself it takes up to 32 MB for a
 /// sender that is faster than whoever we hand them to, and charges our cgroup: a few hundred
@@ -202,12 +202,19 @@ impl Duplex {
         self.in_flight.set(self.in_flight.get() - 1);
     }
 
-    fn with_socket<R>(&self, operate: impl FnOnce(&SockRef<'_>) -> R) -> R {
-        let fd = self.stream().as_raw_fd();
+    fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor stays open for as long as `self` is borrowed, because the stream
         // that owns it does.
-        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        operate(&SockRef::from(&fd))
+        unsafe { BorrowedFd::borrow_raw(self.stream().as_raw_fd()) }
+    }
+
+    fn with_socket<R>(&self, operate: impl FnOnce(&SockRef<'_>) -> R) -> R {
+        operate(&SockRef::from(&self.fd()))
+    }
+
+    fn send_now(&self, octets: &[u8], flags: libc::c_int) -> io::Result<usize> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | flags;
+        self.with_socket(|s| s.send_with_flags(octets, flags))
     }
 
     /// Waits until this thread's turn lasts.
@@ -292,8 +299,7 @@ impl Duplex {
     /// # Errors
     /// The kernel's; `WouldBlock` if it takes nothing.
     pub fn try_send(&self, octets: &[u8]) -> io::Result<usize> {
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        self.with_socket(|s| s.send_with_flags(octets, flags))
+        self.send_now(octets, 0)
     }
 
     /// As [`Duplex::try_send`], for the last octets of a connection that is about to end. They wait
@@ -303,8 +309,7 @@ impl Duplex {
     /// # Errors
     /// As there.
     pub fn try_send_last(&self, octets: &[u8]) -> io::Result<usize> {
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE;
-        self.with_socket(|s| s.send_with_flags(octets, flags))
+        self.send_now(octets, libc::MSG_MORE)
     }
 
     /// Lets the kernel take in so much for us from here on. A socket that the peer has reset
@@ -354,13 +359,8 @@ impl Duplex {
     /// How the peer has ended, even behind octets that lie unread: [`Peek::EndOfInput`],
     /// [`Peek::Broken`], or [`Peek::Nothing`] if it has not.
     pub fn ending(&self) -> Peek {
-        let fd = self.stream().as_raw_fd();
-        let mut asked = libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 };
-        // SAFETY: the descriptor is open while `self` is borrowed, and the one entry that the
-        // kernel is told of is ours for the length of the call, which waits for nothing.
-        let answered = unsafe { libc::poll(&raw mut asked, 1, 0) };
-        match asked.revents {
-            _ if answered <= 0 => Peek::Nothing,
+        match socket::asked_now(self.fd(), libc::POLLRDHUP) {
+            0 => Peek::Nothing,
             events if events & (libc::POLLERR | libc::POLLHUP) != 0 => Peek::Broken,
             _ => Peek::EndOfInput,
         }
@@ -417,15 +417,37 @@ impl std::fmt::Debug for Duplex {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        io::{Read, Write},
-        net::{TcpListener, TcpStream as StdStream},
-    };
+pub(crate) mod testing {
+    use std::net::{TcpListener, TcpStream as StdStream};
 
     use monoio::{LegacyDriver, RuntimeBuilder};
 
     use super::*;
+
+    /// Lets `act` have a connection, in a runtime, and its peer, which blocks.
+    pub(crate) fn with_connection<F: Future<Output = ()>>(
+        act: impl FnOnce(Duplex, StdStream) -> F,
+    ) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = StdStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut runtime = RuntimeBuilder::<LegacyDriver>::new().build().unwrap();
+        runtime.block_on(async {
+            let (turns, _bell) = Turns::new().unwrap();
+            act(Duplex::new(TcpStream::from_std(ours).unwrap(), turns).unwrap(), peer).await;
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpStream as StdStream,
+    };
+
+    use super::{testing::with_connection, *};
 
     /// Octets that fit into a socket whose peer has stopped reading.
     fn fill(mut stream: &StdStream) -> usize {
@@ -466,15 +488,8 @@ mod tests {
 
     #[test]
     fn an_end_is_seen_behind_octets_that_lie_unread() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         for (breaks, want) in [(false, Peek::EndOfInput), (true, Peek::Broken)] {
-            let mut peer = StdStream::connect(listener.local_addr().unwrap()).unwrap();
-            let (ours, _) = listener.accept().unwrap();
-            ours.set_nonblocking(true).unwrap();
-            let mut runtime = RuntimeBuilder::<LegacyDriver>::new().build().unwrap();
-            runtime.block_on(async {
-                let (turns, _bell) = Turns::new().unwrap();
-                let connection = Duplex::new(TcpStream::from_std(ours).unwrap(), turns).unwrap();
+            with_connection(async |connection, mut peer| {
                 assert_eq!(connection.ending(), Peek::Nothing);
                 peer.write_all(b"unread").unwrap();
                 assert_eq!(connection.ending(), Peek::Nothing);
@@ -515,14 +530,7 @@ mod tests {
 
     #[test]
     fn what_is_sent_last_comes_in_one_segment_with_the_end() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut peer = StdStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (ours, _) = listener.accept().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        let mut runtime = RuntimeBuilder::<LegacyDriver>::new().build().unwrap();
-        runtime.block_on(async {
-            let (turns, _bell) = Turns::new().unwrap();
-            let connection = Duplex::new(TcpStream::from_std(ours).unwrap(), turns).unwrap();
+        with_connection(async |connection, mut peer| {
             let before = received(&peer);
             assert_eq!(connection.try_send_last(b"the end").unwrap(), 7);
             drop(connection);
@@ -534,16 +542,8 @@ mod tests {
 
     #[test]
     fn a_side_that_stops_reading_costs_a_bounded_amount_of_the_kernels_memory() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let peer = StdStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (ours, _) = listener.accept().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        let same = ours.try_clone().unwrap();
-        let mut runtime = RuntimeBuilder::<LegacyDriver>::new().build().unwrap();
-        runtime.block_on(async {
-            let (turns, _bell) = Turns::new().unwrap();
-            let stream = TcpStream::from_std(ours).unwrap();
-            let connection = Duplex::new(stream, turns).unwrap();
+        with_connection(async |connection, peer| {
+            let same = StdStream::from(connection.fd().try_clone_to_owned().unwrap());
             SockRef::from(&peer).set_send_buffer_size(16 * 1024).unwrap();
             SockRef::from(&peer).set_recv_buffer_size(16 * 1024).unwrap();
             let mut buffer = Vec::with_capacity(64 * 1024);

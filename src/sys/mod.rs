@@ -11,5 +11,7 @@ pub mod ring;
 pub mod socket;
 mod turns;
 
+#[cfg(test)]
+pub(crate) use duplex::testing;
 pub use duplex::{Duplex, Ending, Peek, Readiness, Room};
 pub use turns::Turns;

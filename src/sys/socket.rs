@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    os::fd::AsRawFd,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -49,13 +49,20 @@ fn listener(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// Which of `events` a descriptor has at this moment, and what it has without being asked
+/// (`POLLERR`, `POLLHUP`); none of them if the kernel cannot say.
+pub(super) fn asked_now(fd: BorrowedFd<'_>, events: libc::c_short) -> libc::c_short {
+    let mut asked = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
+    // SAFETY: the descriptor is open while it is borrowed, and the one entry that the kernel is
+    // told of is ours for the length of the call, which waits for nothing.
+    let answered = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    if answered > 0 { asked.revents } else { 0 }
+}
+
 /// Whether a connection waits in the accept queue of this listener. An accept that finds none makes
 /// a socket and a file for it first, which takes 3 µs where this takes 0.2.
 pub fn is_called(listener: &TcpListener) -> bool {
-    let mut asked = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: the descriptor is open while `listener` is borrowed, and the one entry that the
-    // kernel is told of is ours for the length of the call, which waits for nothing.
-    unsafe { libc::poll(&raw mut asked, 1, 0) > 0 }
+    asked_now(listener.as_fd(), libc::POLLIN) != 0
 }
 
 /// Raises the soft limit on open descriptors to the hard limit; each connection through the

@@ -306,26 +306,15 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream as StdStream};
-
-    use monoio::{LegacyDriver, RuntimeBuilder, net::TcpStream};
-
     use super::*;
     use crate::{
         http1::{Coding, Framing},
-        sys::Turns,
+        sys::testing::with_connection,
     };
 
     #[test]
     fn a_lane_is_free_when_its_body_ends_and_when_nothing_arrives_for_long() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let _peer = StdStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (ours, _) = listener.accept().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        let mut runtime = RuntimeBuilder::<LegacyDriver>::new().build().unwrap();
-        runtime.block_on(async {
-            let (turns, _bell) = Turns::new().unwrap();
-            let connection = Duplex::new(TcpStream::from_std(ours).unwrap(), turns).unwrap();
+        with_connection(async |connection, _peer| {
             let lanes = Lanes::default();
             let take = |now| lanes.take(Tick(now), &connection, &connection);
             let mut held: Vec<_> = (0..LANES_MAX).map(|_| take(10).unwrap()).collect();
