@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, Ordering::SeqCst},
@@ -16,6 +16,7 @@ use crate::{
     load::Load,
     support::{
         Client, Process,
+        backend::common_port,
         process::{before, command},
         wait_until,
     },
@@ -72,17 +73,6 @@ fn answer(question: &[u8], present: u8) -> Vec<u8> {
     out
 }
 
-/// A port that is free on all of the addresses.
-fn common_port() -> u16 {
-    loop {
-        let first = TcpListener::bind((ip(0), 0)).unwrap();
-        let port = first.local_addr().unwrap().port();
-        if (1..BACKENDS).all(|n| TcpListener::bind((ip(n), port)).is_ok()) {
-            return port;
-        }
-    }
-}
-
 /// A session: a stream on some backend, calls that must reach that one, and the last call, which
 /// ends the stream. Gives the instance.
 fn session(balancer: SocketAddr, name: &str) -> String {
@@ -115,7 +105,8 @@ fn start(port: u16, backend: u8, generation: u8) -> Backend {
 
 #[test]
 fn a_rolling_restart_fails_no_request_and_loses_no_session() {
-    let (names, port) = (NameServer::start(), common_port());
+    let names = NameServer::start();
+    let (port, _reserved) = common_port(&(0..BACKENDS).map(ip).collect::<Vec<_>>());
     let mut backends: Vec<_> = (0..BACKENDS).map(|n| start(port, n, 0)).collect();
     let mut command = before(command(), &[]);
     command

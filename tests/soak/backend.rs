@@ -1,7 +1,7 @@
 //! Backends that do what the request tells them, however bad, and that die and come back.
 
 use std::{
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -39,6 +39,8 @@ pub(crate) enum Process {
 /// One backend. Its address stays; its process, so to speak, comes and goes.
 pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
+    /// Keeps the address ours between two processes.
+    _reservation: Socket,
     state: Mutex<State>,
     /// Connections that are open.
     open: AtomicUsize,
@@ -61,7 +63,9 @@ struct Listening {
 }
 
 impl Backend {
-    pub(crate) fn at(address: SocketAddr) -> Self {
+    pub(crate) fn at(reservation: Socket) -> Self {
+        let address = reservation.local_addr().ok().and_then(|address| address.as_socket());
+        let address = address.expect("a bound socket has an address");
         let state = State {
             generation: 0,
             health: Health::Fine,
@@ -70,7 +74,7 @@ impl Backend {
             listening: None,
             connections: Vec::new(),
         };
-        Self { address, state: state.into(), open: AtomicUsize::new(0) }
+        Self { address, _reservation: reservation, state: state.into(), open: AtomicUsize::new(0) }
     }
 
     /// Its name for as long as it is not restarted.
@@ -169,19 +173,6 @@ impl Backend {
         for stream in connections.iter().filter_map(Weak::upgrade) {
             // Its thread may have closed it already.
             let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-}
-
-/// Free addresses with one port.
-pub(crate) fn addresses(count: u8, network: u8) -> Vec<SocketAddr> {
-    loop {
-        let first = TcpListener::bind((Ipv4Addr::new(127, 7, network, 1), 0)).expect("a free port");
-        let port = first.local_addr().expect("it is bound").port();
-        let all: Vec<SocketAddr> =
-            (1..=count).map(|n| (Ipv4Addr::new(127, 7, network, n), port).into()).collect();
-        if all[1..].iter().all(|address| TcpListener::bind(address).is_ok()) {
-            return all;
         }
     }
 }

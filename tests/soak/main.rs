@@ -31,6 +31,7 @@ mod support;
 mod world;
 
 use std::{
+    net::Ipv4Addr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -130,9 +131,9 @@ struct Run {
 impl Run {
     fn start(seed: u64, timeout: u64) -> Self {
         let network = u8::try_from(std::process::id() % 250).unwrap() + 1;
-        let addresses = backend::addresses(BACKENDS, network);
-        let port = addresses[0].port();
-        let backends = addresses.into_iter().map(Backend::at).collect();
+        let addresses: Vec<_> = (1..=BACKENDS).map(|n| Ipv4Addr::new(127, 7, network, n)).collect();
+        let (port, reserved) = support::backend::common_port(&addresses);
+        let backends = reserved.into_iter().map(Backend::at).collect();
         let world = Arc::new(World::new(seed, backends));
         for (index, backend) in world.backends.iter().enumerate() {
             backend.start(&world, index, Process::Another);

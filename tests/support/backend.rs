@@ -3,7 +3,8 @@
 #![expect(clippy::disallowed_types, reason = "tests wait for what connections have recorded")]
 
 use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
+    io,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     ops::{Deref, DerefMut},
     sync::{Arc, Condvar, Mutex, MutexGuard},
     thread::JoinHandle,
@@ -44,7 +45,7 @@ pub(crate) struct Backend {
     script: Script,
     listening: Option<Listening>,
     // Bound, never listening: keeps the port while the backend is down.
-    _reservation: Socket,
+    _reservation: Vec<Socket>,
 }
 
 /// What a connection's thread does with a request.
@@ -119,11 +120,10 @@ impl Backend {
     }
 
     fn start(script: Script, arrivals: Receiver<Peer>) -> Self {
-        let reservation = bound_socket("127.0.0.1:0".parse().expect("an address"));
-        let address = reservation.local_addr().expect("a bound socket has an address");
+        let (port, reservation) = common_port(&[Ipv4Addr::LOCALHOST]);
         let state = State { health: Health::Anonymous, connections: Vec::new(), requests: 0 };
         let mut backend = Self {
-            address: address.as_socket().expect("an IP socket"),
+            address: (Ipv4Addr::LOCALHOST, port).into(),
             shared: Arc::new(Shared { state: state.into(), changed: Condvar::new() }),
             arrivals,
             script,
@@ -136,7 +136,7 @@ impl Backend {
 
     /// Accepts connections, again after [`Backend::refuse`].
     pub(crate) fn listen(&mut self) {
-        let socket = bound_socket(self.address);
+        let socket = bound_socket(self.address).expect("the address is ours");
         socket.listen(1024).expect("the port is reserved");
         let socket: TcpListener = socket.into();
         let accepting = socket.try_clone().expect("descriptors are left");
@@ -233,12 +233,32 @@ impl Shared {
     }
 }
 
-fn bound_socket(address: SocketAddr) -> Socket {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None);
-    let socket = socket.expect("descriptors are left");
-    socket.set_reuse_address(true).expect("a socket takes options");
-    socket.bind(&address.into()).expect("the address is free");
-    socket
+/// One port that is ours on every one of these addresses for as long as the sockets live. They do
+/// not listen, so that whoever is told the port can bind it too, with `SO_REUSEADDR`. A listener
+/// that is opened to try a port and closed again may live on for a while, in a child that another
+/// thread of this process has just forked.
+pub(crate) fn common_port(addresses: &[Ipv4Addr]) -> (u16, Vec<Socket>) {
+    for _ in 0..100 {
+        let mut sockets = Vec::new();
+        let mut port = 0;
+        for &address in addresses {
+            let Ok(socket) = bound_socket((address, port).into()) else { break };
+            let bound = socket.local_addr().ok().and_then(|address| address.as_socket());
+            port = bound.expect("a bound socket has an address").port();
+            sockets.push(socket);
+        }
+        if sockets.len() == addresses.len() {
+            return (port, sockets);
+        }
+    }
+    panic!("no port is free on all of {addresses:?}");
+}
+
+fn bound_socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
 }
 
 fn converse(stream: TcpStream, shared: &Arc<Shared>, script: &Script) {
