@@ -104,6 +104,8 @@ pub struct AdminView {
     pub drivers: Vec<String>,
     /// The snapshot that was published last.
     pub snapshot: RefCell<Arc<Snapshot>>,
+    /// The newest that every worker was seen to have when health was asked for.
+    pub known: RefCell<Arc<Snapshot>>,
     /// What the plane has counted.
     pub counters: RefCell<PlaneCounters>,
     /// Tells the plane what an admin call wants. What follows shows in the snapshot.
@@ -198,6 +200,7 @@ async fn drive(parts: ControlParts) -> Result<ExitReason, ControlError> {
             workers: parts.workers,
             drivers: parts.drivers,
             snapshot: RefCell::new(Arc::new(Snapshot::empty())),
+            known: RefCell::new(Arc::new(Snapshot::empty())),
             counters: RefCell::default(),
             started: Instant::now(),
             config: parts.config,

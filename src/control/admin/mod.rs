@@ -34,6 +34,8 @@ use crate::{
     endpoint::{Connection, Limits, Request, Response},
     exchange::{Failure, SELF_NAME, health_answer},
     http1::Method,
+    model::Snapshot,
+    stats::WorkerStats,
 };
 
 /// Connections at once; more wait in the kernel's queue. A scraper needs one.
@@ -108,7 +110,7 @@ fn answer(request: &Request, view: &AdminView) -> Response {
     let snapshot = Arc::clone(&view.snapshot.borrow());
     match request.path() {
         b"/health" | b"/ready" => {
-            let (status, body) = health_answer(snapshot.phase, snapshot.health_counts());
+            let (status, body) = health(view, &snapshot);
             Response::json(status, body).with("Cache-Control", "no-store".to_owned())
         }
         _ => {
@@ -125,6 +127,18 @@ fn answer(request: &Request, view: &AdminView) -> Response {
             Response { content_type, ..Response::text(200, text) }
         }
     }
+}
+
+/// Bad news at once, and good news when every worker has heard it: whoever waits for it to send
+/// requests is not to be refused by a worker that is behind.
+fn health(view: &AdminView, newest: &Arc<Snapshot>) -> (u16, Vec<u8>) {
+    let is_known = |worker: &WorkerStats| worker.snapshot_version.get() >= newest.version.0;
+    if view.workers.iter().all(is_known) {
+        view.known.replace(Arc::clone(newest));
+    }
+    let answer = |snapshot: &Snapshot| health_answer(snapshot.phase, snapshot.health_counts());
+    let (known, newest) = (answer(&view.known.borrow()), answer(newest));
+    if newest.0 == 200 && known.0 != 200 { known } else { newest }
 }
 
 #[cfg(test)]

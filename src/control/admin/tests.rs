@@ -20,11 +20,14 @@ use crate::{
 fn view(snapshot: Snapshot) -> AdminView {
     let environment = Environment::from_pairs([("UPSTREAM_SERVICE", "127.0.0.1:1")]);
     let config = Config::resolve(Flags::default(), environment, None).expect("valid");
+    let worker = WorkerStats::default();
+    worker.snapshot_version.set(snapshot.version.0);
     AdminView {
         config: Arc::new(config),
-        workers: Arc::from([WorkerStats::default()]),
+        workers: Arc::from([worker]),
         drivers: vec!["epoll".to_owned()],
         snapshot: RefCell::new(Arc::new(snapshot)),
+        known: RefCell::new(Arc::new(Snapshot::empty())),
         counters: RefCell::new(PlaneCounters::default()),
         started: Instant::now(),
         inputs: tokio::sync::mpsc::unbounded_channel().0,
@@ -79,6 +82,24 @@ fn every_path_but_two_gives_metrics() {
         // The labels of failures are those of the exchange.
         assert!(answer.contains(&format!("failures_total{{reason=\"{}\"}} 0", Failure::LABELS[0])));
     }
+}
+
+#[test]
+fn good_news_are_told_when_every_worker_has_heard_them_and_bad_news_at_once() {
+    let mut view = view(healthy());
+    view.workers = Arc::from([WorkerStats::default(), WorkerStats::default()]);
+    let publish = |snapshot: Snapshot| view.snapshot.replace(Arc::new(snapshot));
+    let status = || health(&view, &view.snapshot.borrow()).0;
+    assert_eq!(status(), 503, "nobody has heard");
+    view.workers[0].snapshot_version.set(1);
+    assert_eq!(status(), 503, "one is behind");
+    view.workers[1].snapshot_version.set(1);
+    assert_eq!(status(), 200);
+    // What comes later is not waited for while the news stays good.
+    publish(Snapshot { version: Version(2), ..healthy() });
+    assert_eq!(status(), 200);
+    publish(Snapshot { version: Version(3), phase: Phase::Unready, ..healthy() });
+    assert_eq!(status(), 503, "bad news");
 }
 
 #[test]
