@@ -122,6 +122,7 @@ fn the_demo_shows_balancing_affinity_and_a_callback() {
         "demo",
         "--bind-address=127.0.0.1:0",
         "--metrics-address=127.0.0.1:0",
+        "--admin-address=127.0.0.1:0",
         "--workers=1",
         "--algorithm=round_robin",
     ]);

@@ -8,7 +8,7 @@ use crate::support::{
     Backend, Balancer, End, Process,
     message::chunk,
     process::{before, command, run},
-    wait_until,
+    try_in_time, wait_until,
 };
 
 const STREAM: &str =
@@ -104,9 +104,11 @@ fn what_does_not_end_in_time_is_cut() {
 
 #[test]
 fn a_second_signal_ends_it_at_once() {
+    // Nothing else would end it before the test has lost its patience.
+    let options = [("STEPFLOW_LB_DRAIN_GRACE", "10m"), ("STEPFLOW_LB_DRAIN_TIMEOUT", "10m")];
     for (first, second) in [("TERM", "TERM"), ("INT", "TERM")] {
         let backend = Backend::played();
-        let mut process = process(&backend, &[]);
+        let mut process = process(&backend, &options);
         let mut client = process.connect();
         client.send(ASK);
         let mut peer = backend.next();
@@ -115,10 +117,8 @@ fn a_second_signal_ends_it_at_once() {
         process.signal(first);
         wait_until_draining(&process);
         assert!(process.is_running());
-        let asked = Instant::now();
         process.signal(second);
         assert_eq!(process.wait().code(), Some(0));
-        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
         client.expect_end();
     }
 }
@@ -139,14 +139,18 @@ fn connections_in_the_accept_queue_are_served_before_the_end() {
 #[test]
 fn a_connection_in_reserve_is_closed_when_the_process_drains() {
     let backend = Backend::fine();
-    let balancer = Balancer::before(&[&backend]).with("drain_grace", "0s").start();
-    let mut reserve = balancer.connect();
-    reserve.expect_silence(LAST_CALL + Duration::from_millis(200));
-    let began = Instant::now();
-    balancer.shut_down();
-    assert_eq!(reserve.expect_end(), End::Closed);
-    assert!(began.elapsed() < LAST_CALL, "{:?}", began.elapsed());
-    assert_eq!(balancer.wait(), ExitReason::Drained);
+    try_in_time("it is closed sooner than one that has just come", || {
+        let balancer = Balancer::before(&[&backend]).with("drain_grace", "0s").start();
+        let mut reserve = balancer.connect();
+        reserve.expect_silence(LAST_CALL + Duration::from_millis(200));
+        let began = Instant::now();
+        balancer.shut_down();
+        assert_eq!(reserve.expect_end(), End::Closed);
+        let took = began.elapsed();
+        assert_eq!(balancer.wait(), ExitReason::Drained);
+        // Waited for anew, it would never be closed so soon.
+        (took < LAST_CALL).then_some(())
+    });
 }
 
 #[test]

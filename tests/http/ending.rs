@@ -319,14 +319,14 @@ fn streams_end_at_the_pace_of_the_bucket() {
 #[test]
 fn a_stream_that_is_old_enough_ends_and_an_answer_does_not() {
     let backend = Backend::played();
-    let balancer = Balancer::before(&[&backend]).with("stream_age_max", "1s").start();
+    let balancer = Balancer::before(&[&backend]).with("stream_age_max", "3s").start();
     let open = |request| Stream::open(balancer.connect(), &backend, request, STREAM);
     let mut answer = open(POST);
     let began = Instant::now();
     let mut stream = open(GET);
     stream.carry("data: a\n\n");
     assert!(RETRY_MS.contains(&stream.ends()));
-    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_millis(2900), "{:?}", began.elapsed());
     assert_eq!((ends(&balancer, "aged"), ends(&balancer, "drained")), (1, 0));
     answer.goes_on();
     assert_eq!(balancer.metrics().sum("stepflow_lb_failures_total", &[]), 0);
@@ -335,7 +335,7 @@ fn a_stream_that_is_old_enough_ends_and_an_answer_does_not() {
 #[test]
 fn an_old_stream_whose_client_nobody_would_take_in_goes_on() {
     let backend = Backend::played().healthy_as("one");
-    let setup = Balancer::before(&[&backend]).with("stream_age_max", "1s");
+    let setup = Balancer::before(&[&backend]).with("stream_age_max", "3s");
     let balancer = setup.with("max_failures", "1").with("panic_threshold", "0%").start();
     // Nobody takes work by the time that both are old enough.
     let [mut free, mut tied] = loop {
@@ -346,7 +346,7 @@ fn an_old_stream_whose_client_nobody_would_take_in_goes_on() {
             [GET, TIED].map(|request| Stream::open(balancer.connect(), &backend, request, STREAM));
         backend.set_health(Health::Failing);
         balancer.wait_for_healthy(0);
-        if began.elapsed() < Duration::from_millis(900) {
+        if began.elapsed() < Duration::from_millis(2900) {
             break streams;
         }
     };

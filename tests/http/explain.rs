@@ -233,7 +233,7 @@ fn a_stream_that_went_on_is_told_with_its_last_backend_and_the_number_of_attempt
 fn a_wait_in_the_queue_is_told() {
     let backend = Backend::played();
     let setup = explained(&[&backend]).with("requests_per_backend_max", "1");
-    let balancer = setup.with("workers", "1").with("queue_timeout", "10s").start();
+    let balancer = setup.with("workers", "1").with("queue_timeout", "10m").start();
     let (mut running, mut waiting) = (balancer.connect(), balancer.connect());
     running.send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut peer = backend.next();

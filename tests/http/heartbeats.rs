@@ -22,6 +22,17 @@ fn stream(version: &str, head: &str) -> Stream {
     Stream { client, peer, _balancer: balancer, _backend: backend }
 }
 
+/// The next chunk that is no heartbeat. How many of those come while the test sends something is
+/// up to the machine.
+fn event(client: &mut Client) -> Vec<u8> {
+    loop {
+        let octets = client.chunk();
+        if octets != HEARTBEAT {
+            return octets;
+        }
+    }
+}
+
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 
 #[test]
@@ -30,10 +41,11 @@ fn a_silent_stream_gets_comments_before_its_first_event_and_between_events() {
     assert_eq!(client.chunk(), HEARTBEAT);
     assert_eq!(client.chunk(), HEARTBEAT);
     peer.send(chunk("data: a\n\n"));
-    assert_eq!(client.chunk(), b"data: a\n\n");
+    assert_eq!(event(client), b"data: a\n\n");
     assert_eq!(client.chunk(), HEARTBEAT);
     peer.send("0\r\n\r\n");
-    assert_eq!(client.take(5), b"0\r\n\r\n");
+    assert_eq!(event(client), b"");
+    assert_eq!(client.take(2), b"\r\n");
 }
 
 #[test]
@@ -41,7 +53,11 @@ fn nothing_is_sent_inside_an_event_however_long_its_silence() {
     let Stream { client, peer, .. } = &mut stream("1.1", CHUNKED);
     for inside in ["data: a", "b\r", "\n", "id: 1\n"] {
         peer.send(chunk(inside));
-        assert_eq!(client.chunk(), inside.as_bytes());
+        // Before the event there may be any number.
+        match inside {
+            "data: a" => assert_eq!(event(client), inside.as_bytes()),
+            _ => assert_eq!(client.chunk(), inside.as_bytes()),
+        }
         client.expect_silence(std::time::Duration::from_millis(500));
     }
     peer.send(chunk("\n"));
@@ -54,7 +70,11 @@ fn a_stream_that_ends_with_its_connection_gets_them_as_they_are() {
     let Stream { client, peer, .. } = &mut stream("1.0", CHUNKED);
     assert_eq!(client.take(4), HEARTBEAT);
     peer.send(chunk("data: a\n\n"));
-    assert_eq!(client.take(9), b"data: a\n\n");
+    let mut octets = client.take(4);
+    while octets == HEARTBEAT {
+        octets = client.take(4);
+    }
+    assert_eq!([octets, client.take(5)].concat(), b"data: a\n\n");
     assert_eq!(client.take(4), HEARTBEAT);
 }
 
@@ -63,7 +83,7 @@ fn a_bom_behind_a_comment_would_spoil_the_first_event_and_is_left_out() {
     let Stream { client, peer, .. } = &mut stream("1.1", CHUNKED);
     assert_eq!(client.chunk(), HEARTBEAT);
     peer.send(chunk("\u{feff}data: a\n\n"));
-    assert_eq!(client.chunk(), b"data: a\n\n");
+    assert_eq!(event(client), b"data: a\n\n");
 }
 
 #[test]

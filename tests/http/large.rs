@@ -126,17 +126,20 @@ fn a_large_response_that_is_cut_or_broken_ends_the_clients_side_and_is_told_of()
 #[test]
 fn a_large_body_that_stops_arriving_is_given_up_in_either_direction() {
     let backend = Backend::played();
-    let balancer = Balancer::before(&[&backend]).with("body_timeout", "300ms").start();
+    let balancer = Balancer::before(&[&backend]).with("body_timeout", "2s").start();
+    // Ready beforehand: what takes time here would be time in which nothing arrives.
+    let content = Arc::new(noise(2 * MIB));
     let mut client = balancer.connect();
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut peer = backend.next();
-    peer.send("HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n");
+    let sent = Arc::clone(&content);
     let sender = thread::spawn(move || {
-        peer.send(noise(2 * MIB));
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n");
+        peer.send(sent.as_slice());
         peer.until_gone();
     });
     assert_eq!(client.head().status(), 200);
-    assert!(client.rest().0 == noise(2 * MIB));
+    assert!(client.rest().0 == *content);
     sender.join().unwrap();
     balancer.wait_for_failures("response_body_timeout", 1);
 
@@ -144,7 +147,7 @@ fn a_large_body_that_stops_arriving_is_given_up_in_either_direction() {
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8000000\r\n\r\n");
     let mut peer = backend.next();
     let taker = thread::spawn(move || peer.until_gone().0.len());
-    client.send(noise(2 * MIB));
+    client.send(content.as_slice());
     assert_eq!(client.response().status(), 408);
     assert_eq!(taker.join().unwrap(), 2 * MIB);
     balancer.wait_for_failures("request_body_timeout", 1);
@@ -152,6 +155,7 @@ fn a_large_body_that_stops_arriving_is_given_up_in_either_direction() {
 
 #[test]
 fn a_client_that_leaves_inside_a_large_body_takes_the_backend_connection_with_it() {
+    let content = noise(2 * MIB);
     for resets in [false, true] {
         let backend = Backend::played();
         let balancer = Balancer::start(&[&backend]);
@@ -159,7 +163,7 @@ fn a_client_that_leaves_inside_a_large_body_takes_the_backend_connection_with_it
         client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8000000\r\n\r\n");
         let mut peer = backend.next();
         let taker = thread::spawn(move || peer.until_gone().0.len());
-        client.send(noise(2 * MIB));
+        client.send(&content);
         client.wait_until_received();
         if resets {
             client.reset();

@@ -126,6 +126,8 @@ fn another_process_at_the_address_of_an_instance_that_left_gets_none_of_its_sess
 #[test]
 fn an_instance_that_left_is_forgotten_when_its_last_session_is() {
     let left = Left::new(&[("session_idle", "1s")]);
-    wait_until("nobody has used the session for long", || left.state().is_none());
+    wait_until("nobody has used the session for long", || {
+        left.state().is_none() && left.balancer.metrics().workers_are_up_to_date()
+    });
     assert_eq!(left.ask().status(), 404);
 }

@@ -52,10 +52,13 @@ fn a_head_with_too_many_fields_is_refused_with_431() {
     assert_eq!(client.expect_end(), End::Closed);
 }
 
+/// Short, and yet longer than a busy machine takes from one line of a test to the next.
+const HEAD_TIMEOUT: &str = "1s";
+
 #[test]
 fn a_head_that_does_not_end_in_time_is_refused_with_408() {
     let backend = Backend::fine();
-    let balancer = Balancer::before(&[&backend]).with("request_head_timeout", "200ms").start();
+    let balancer = Balancer::before(&[&backend]).with("request_head_timeout", HEAD_TIMEOUT).start();
     let mut first = balancer.connect();
     first.send("GET / HTTP/1.1\r\nHo");
     let mut second = balancer.connect();
@@ -71,7 +74,7 @@ fn a_head_that_does_not_end_in_time_is_refused_with_408() {
 #[test]
 fn a_head_that_drips_is_refused_by_its_beginning_not_by_its_last_octet() {
     let backend = Backend::fine();
-    let balancer = Balancer::before(&[&backend]).with("request_head_timeout", "300ms").start();
+    let balancer = Balancer::before(&[&backend]).with("request_head_timeout", HEAD_TIMEOUT).start();
     let mut client = balancer.connect();
     client.send("GET / HTTP/1.1\r\n");
     let mut sending = client.stream().try_clone().unwrap();
@@ -89,7 +92,7 @@ fn a_head_that_drips_is_refused_by_its_beginning_not_by_its_last_octet() {
 #[test]
 fn a_connection_that_never_asks_is_closed_without_a_word() {
     let backend = Backend::fine();
-    let balancer = Balancer::before(&[&backend]).with("request_head_timeout", "200ms").start();
+    let balancer = Balancer::before(&[&backend]).with("request_head_timeout", HEAD_TIMEOUT).start();
     assert_eq!(balancer.connect().expect_end(), End::Closed);
 }
 
@@ -109,13 +112,13 @@ fn a_request_body_that_stops_arriving_is_refused_with_408() {
 #[test]
 fn a_request_body_that_makes_progress_may_take_its_time() {
     let backend = Backend::played();
-    let balancer = Balancer::before(&[&backend]).with("body_timeout", "1s").start();
+    let balancer = Balancer::before(&[&backend]).with("body_timeout", "3s").start();
     let mut client = balancer.connect();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n");
     let mut peer = backend.next();
     // Longer than the timeout as a whole, far from it between two octets.
     for n in 0..6_u8 {
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(Duration::from_millis(600));
         client.send([n]);
         assert_eq!(peer.take(1), [n]);
     }
@@ -224,7 +227,7 @@ fn neither_a_part_of_a_head_nor_an_interim_response_prolongs_the_wait_for_a_resp
         ("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", &[103, 504]),
     ] {
         let backend = Backend::played();
-        let balancer = Balancer::before(&[&backend]).with("response_head_timeout", "300ms").start();
+        let balancer = Balancer::before(&[&backend]).with("response_head_timeout", "1s").start();
         let mut client = balancer.connect();
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         let mut peer = backend.next();
@@ -240,13 +243,13 @@ fn neither_a_part_of_a_head_nor_an_interim_response_prolongs_the_wait_for_a_resp
 #[test]
 fn the_wait_for_a_response_begins_when_the_request_has_been_sent() {
     let backend = Backend::played();
-    let balancer = Balancer::before(&[&backend]).with("response_head_timeout", "400ms").start();
+    let balancer = Balancer::before(&[&backend]).with("response_head_timeout", "2s").start();
     let mut client = balancer.connect();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n");
     let mut peer = backend.next();
     // The upload as a whole takes longer than the backend may.
     for n in 0..6_u8 {
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(400));
         client.send([n]);
         assert_eq!(peer.take(1), [n]);
     }
@@ -257,7 +260,7 @@ fn the_wait_for_a_response_begins_when_the_request_has_been_sent() {
     peer.next_request();
     peer.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n");
     assert_eq!(client.head().status(), 200);
-    client.expect_silence(Duration::from_millis(700));
+    client.expect_silence(Duration::from_millis(2300));
     peer.send("late");
     assert_eq!(client.take(4), b"late");
 }

@@ -12,7 +12,7 @@ use crate::support::{
     Backend, Balancer, Health, Metrics, Process,
     balancer::Setup,
     process::{before, command},
-    wait_until,
+    try_in_time, wait_until,
 };
 
 const BAD: &str = "HTTP/1.1 500 Bad\r\nContent-Length: 3\r\n\r\nbad";
@@ -42,6 +42,9 @@ fn ask_until_ejected(balancer: &Balancer, n: u64) {
     });
 }
 
+/// How long the backend of the next test is out.
+const EJECTION: Duration = Duration::from_secs(4);
+
 #[test]
 fn a_backend_that_answers_only_500s_is_out_within_a_second_and_comes_back() {
     let is_bad = Arc::new(AtomicBool::new(true));
@@ -51,17 +54,21 @@ fn a_backend_that_answers_only_500s_is_out_within_a_second_and_comes_back() {
         let _ = peer.try_send(if asked.load(Relaxed) { BAD } else { OK });
     });
     let good = Backend::fine();
-    let balancer = setup(&[&bad, &good]).with("outlier_ejection_time", "2s").start();
-    let begun = Instant::now();
-    ask_until_ejected(&balancer, 1);
-    let took = begun.elapsed();
+    let (balancer, begun) = try_in_time("it is out", || {
+        let balancer = setup(&[&bad, &good]).with("outlier_ejection_time", "4s").start();
+        let begun = Instant::now();
+        ask_until_ejected(&balancer, 1);
+        // A reading comes each second; a machine that is busy with other tests may be late.
+        (begun.elapsed() < EJECTION / 2).then_some((balancer, begun))
+    });
     let of_bad = bad.requests();
     for _ in 0..20 {
-        assert_eq!(balancer.get("/").text(), "ok");
-    }
-    // It may be back by now, if this took long.
-    if begun.elapsed() < Duration::from_secs(2) {
-        assert_eq!(bad.requests(), of_bad, "nothing reaches it");
+        let text = balancer.get("/").text();
+        // It may be back by now, if this took long.
+        if begun.elapsed() >= EJECTION {
+            break;
+        }
+        assert_eq!((text.as_str(), bad.requests()), ("ok", of_bad), "nothing reaches it");
     }
     is_bad.store(false, Relaxed);
     wait_until("it is back", || ejected(&balancer.metrics()) == 0);
@@ -73,8 +80,6 @@ fn a_backend_that_answers_only_500s_is_out_within_a_second_and_comes_back() {
     let metrics = balancer.metrics();
     let reason = r#"reason="consecutive_failures""#;
     assert!(metrics.sum("stepflow_lb_ejections_total", &[reason]) >= 1);
-    // A machine that is busy with other tests may be late; a reading comes each second.
-    assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
 #[test]
@@ -108,7 +113,7 @@ fn every_way_to_fail_before_the_response_head_ejects_without_a_word_of_configura
 fn a_backend_that_answers_too_late_is_ejected() {
     let late = Backend::scripted(|peer| peer.wait_for_end());
     let good = Backend::fine();
-    let balancer = setup(&[&late, &good]).with("response_head_timeout", "50ms").start();
+    let balancer = setup(&[&late, &good]).with("response_head_timeout", "500ms").start();
     ask_until_ejected(&balancer, 1);
     assert_eq!(balancer.get("/").text(), "ok");
 }

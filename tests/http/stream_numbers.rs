@@ -218,7 +218,7 @@ fn of_a_stream_with_a_content_coding_only_octets_are_known() {
 #[test]
 fn a_stream_that_we_end_says_what_for() {
     let cases: [(&str, &[(&str, &str)]); 2] = [
-        ("aged", &[("STEPFLOW_LB_STREAM_AGE_MAX", "300ms")]),
+        ("aged", &[("STEPFLOW_LB_STREAM_AGE_MAX", "2s")]),
         ("drained", &[("STEPFLOW_LB_DRAIN_GRACE", "0s")]),
     ];
     for (end, options) in cases {

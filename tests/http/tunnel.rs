@@ -132,14 +132,15 @@ fn a_silent_tunnel_has_no_deadline() {
     let balancer = Balancer::before(&[&backend])
         .with("body_timeout", "100ms")
         .with("keep_alive_timeout", "100ms")
-        .with("request_head_timeout", "100ms")
+        // Not so short that it might pass before the request is sent.
+        .with("request_head_timeout", "1s")
         .start();
     let mut client = balancer.connect();
     client.send(UPGRADE);
     let mut peer = backend.next();
     peer.send(SWITCHED);
     assert_eq!(client.head().status(), 101);
-    client.expect_silence(std::time::Duration::from_millis(500));
+    client.expect_silence(std::time::Duration::from_millis(1500));
     peer.send("still there");
     assert_eq!(client.take(11), b"still there");
 }
@@ -185,7 +186,7 @@ fn an_upgrade_to_cleartext_http2_is_not_forwarded() {
 
 #[test]
 fn a_tunnel_that_carries_nothing_is_closed_on_both_sides() {
-    let Tunnel { client, peer, balancer, .. } = &mut open_with("300ms");
+    let Tunnel { client, peer, balancer, .. } = &mut open_with("1s");
     client.send("ping");
     assert_eq!(peer.take(4), b"ping");
     peer.until_gone();
@@ -197,9 +198,10 @@ fn a_tunnel_that_carries_nothing_is_closed_on_both_sides() {
 
 #[test]
 fn a_tunnel_that_is_used_in_one_direction_lives_on() {
-    let Tunnel { client, peer, balancer, .. } = &mut open_with("600ms");
+    let Tunnel { client, peer, balancer, .. } = &mut open_with("3s");
+    // Far from its deadline each time, and beyond it in all.
     for n in 0..10_u8 {
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        std::thread::sleep(std::time::Duration::from_millis(400));
         peer.send([n]);
         assert_eq!(client.take(1), [n]);
     }

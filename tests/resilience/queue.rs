@@ -28,7 +28,8 @@ fn wait_for_waiting(balancer: &Balancer, n: u64) {
 fn filled(options: &[(&str, &str)]) -> (Backend, Balancer, Client, Peer) {
     let backend = Backend::played();
     let setup = Balancer::before(&[&backend]).with("requests_per_backend_max", "1");
-    let setup = setup.with("workers", "1");
+    // By default nobody waits in vain for longer than the test has patience.
+    let setup = setup.with("workers", "1").with("queue_timeout", "10m");
     let setup = options.iter().fold(setup, |setup, (key, value)| setup.with(key, value));
     let balancer = setup.start();
     let mut client = balancer.connect();
@@ -40,8 +41,7 @@ fn filled(options: &[(&str, &str)]) -> (Backend, Balancer, Client, Peer) {
 #[test]
 fn requests_are_served_in_the_order_of_their_coming_over_all_workers() {
     for workers in ["1", "4"] {
-        let (backend, balancer, mut running, mut peer) =
-            filled(&[("workers", workers), ("queue_timeout", "10s")]);
+        let (backend, balancer, mut running, mut peer) = filled(&[("workers", workers)]);
         let mut clients: Vec<_> = (0..12).map(|_| balancer.connect()).collect();
         for (n, client) in clients.iter_mut().enumerate() {
             client.send(get(format!("/{n}")));
@@ -64,8 +64,7 @@ fn requests_are_served_in_the_order_of_their_coming_over_all_workers() {
 
 /// How long it takes until eight who wait on four workers are served one after the other.
 fn eight_in_turn() -> Duration {
-    let (backend, balancer, mut running, mut peer) =
-        filled(&[("workers", "4"), ("queue_timeout", "10s")]);
+    let (backend, balancer, mut running, mut peer) = filled(&[("workers", "4")]);
     let mut clients: Vec<_> = (0..8).map(|_| balancer.connect()).collect();
     clients.iter_mut().for_each(|client| client.send(GET));
     wait_for_waiting(&balancer, 8);
@@ -149,14 +148,11 @@ fn a_client_that_leaves_gives_its_place_in_the_queue_up() {
                 }
                 wait_for_waiting(&balancer, n);
             }
-            let began = Instant::now();
             match reset {
                 true => leaving.reset(),
                 false => leaving.close(),
             }
             wait_for_waiting(&balancer, 1);
-            let took = began.elapsed();
-            assert!(took < Duration::from_secs(2), "left the queue after {took:?}");
             balancer.wait_for_failures("client_gone", 1);
             peer.answer("done");
             assert_eq!(running.response().text(), "done");
@@ -191,7 +187,7 @@ fn a_backend_that_comes_back_takes_those_who_wait() {
     let balancer = Balancer::before(&[&full, &sick])
         .with("workers", "1")
         .with("requests_per_backend_max", "2")
-        .with("queue_timeout", "10s")
+        .with("queue_timeout", "10m")
         .start_unready();
     balancer.wait_for_healthy(1);
     let mut running = [(); 2].map(|()| balancer.connect());
@@ -216,7 +212,7 @@ fn a_request_whose_backend_died_waits_for_another_that_is_full() {
     let balancer = Balancer::before(&[&dying, &other])
         .with("workers", "1")
         .with("requests_per_backend_max", "1")
-        .with("queue_timeout", "10s")
+        .with("queue_timeout", "10m")
         .start();
     let mut clients = [(); 2].map(|()| balancer.connect());
     clients.iter_mut().for_each(|client| client.send(GET));

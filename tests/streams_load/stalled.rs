@@ -10,7 +10,7 @@ use crate::{
         client::{Method, Position, Progress, Trouble, Visit},
         event::{Framing, Order},
     },
-    support::PATIENCE,
+    support::{PATIENCE, wait_until},
 };
 
 /// Clients that read nothing, unless the environment says how many.
@@ -144,6 +144,8 @@ fn stalled_clients_are_ended_with_their_reason_and_their_neighbours_are_not() {
     });
     let line = lab.balancer.wait_for_line("client_stalled");
     assert!(line.contains("WARN"), "{line}");
-    assert_eq!(lab.balancer.metrics().failures("client_stalled"), STALLED);
+    wait_until("all of them are counted", || {
+        lab.balancer.metrics().failures("client_stalled") == STALLED
+    });
     lab.finish();
 }

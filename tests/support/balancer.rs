@@ -53,6 +53,8 @@ impl Balancer {
             .with("workers", "2")
             // Whoever fails a check is asked again soon: tests wait for what follows.
             .with("health_check_interval", "100ms")
+            // What is pooled is there when a slow machine comes back to it.
+            .with("upstream_idle_timeout", "60s")
             .with("drain_grace", "0s")
             .with("drain_timeout", "10s");
         FROM_ENVIRONMENT.into_iter().fold(setup, |mut setup, name| {

@@ -108,6 +108,11 @@ class Metrics:
         assert len(found) == 1, f"{name} {labels}: {len(found)} series"
         return found[0][1]
 
+    def workers_are_up_to_date(self):
+        """Whether every worker has the snapshot that was published last."""
+        published = self.one("stepflow_lb_snapshot_version_published")
+        return all(value == published for _, value in self.series("stepflow_lb_snapshot_version"))
+
 
 # ----------------------------------------------------------------------------- processes
 
@@ -245,11 +250,16 @@ class Balancer(Process):
         return response.status, response.json()
 
     def wait_for_backends(self, healthy, within_s=START_S):
-        """Waits until exactly this many backends are healthy."""
+        """Waits until every worker knows of exactly this many healthy backends."""
 
         def enough():
+            # One worker answers; the others may be behind.
             _, body = self.health()
-            return body is not None and body["backends"]["healthy"] == healthy
+            return (
+                body is not None
+                and body["backends"]["healthy"] == healthy
+                and self.metrics().workers_are_up_to_date()
+            )
 
         self.wait_until(f"{healthy} healthy backends", enough, within_s)
         return self

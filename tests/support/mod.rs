@@ -23,8 +23,9 @@ pub(crate) use process::Process;
 pub(crate) use wire::{Client, End, Response};
 
 /// How long anything may take before the test fails. Generous, because it only ever passes in full
-/// when something is broken.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// when something is broken, and shorter than the thirty seconds and more of the product's default
+/// deadlines, so that what happens in time has not happened because of one of them.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
 
 /// Asks until the answer is yes.
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -32,6 +33,19 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     while !is_so() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Tries until an attempt says something. One that the machine has held up for so long that it
+/// proves nothing says `None`.
+#[allow(dead_code, reason = "not every suite has something that must be done in time")]
+pub(crate) fn try_in_time<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + 4 * PATIENCE;
+    loop {
+        if let Some(said) = attempt() {
+            return said;
+        }
+        assert!(Instant::now() < deadline, "never in time: {what}");
     }
 }
 

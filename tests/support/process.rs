@@ -63,7 +63,8 @@ pub(crate) fn before(mut command: Command, backends: &[&Backend]) -> Command {
         .env("BIND_ADDRESS", "127.0.0.1:0")
         .env("METRICS_ADDRESS", "127.0.0.1:0")
         .env("STEPFLOW_LB_ADMIN_ADDRESS", "127.0.0.1:0")
-        .env("HEALTH_CHECK_INTERVAL", "100ms");
+        .env("HEALTH_CHECK_INTERVAL", "100ms")
+        .env("STEPFLOW_LB_UPSTREAM_IDLE_TIMEOUT", "60s");
     command
 }
 

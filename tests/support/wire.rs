@@ -86,18 +86,29 @@ impl Wire {
     /// Waits until the other side's kernel has all that was sent, the end included: from then on
     /// whoever looks at the connection sees it.
     pub(crate) fn wait_until_received(&self) {
+        wait_until("everything sent has been received", || self.is_received());
+    }
+
+    /// Whether that is so. Never of a connection that the other side has broken.
+    pub(crate) fn is_received(&self) -> bool {
         let ends = [self.stream().local_addr(), self.stream().peer_addr()];
-        let [local, remote] = ends.map(|end| format!(":{:04X}", end.expect("an end").port()));
-        wait_until("everything sent has been received", || {
-            let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux has it");
-            table.lines().any(|line| {
-                let mut columns = line.split_ascii_whitespace().skip(1);
-                let mut next = || columns.next().unwrap_or_default();
-                let is_ours = next().ends_with(&local) && next().ends_with(&remote);
-                let (_state, queues) = (next(), next());
-                is_ours && queues.starts_with("00000000:")
-            })
-        });
+        let [Ok(local), Ok(remote)] = ends else { return false };
+        let [local, remote] = [local, remote].map(|end| format!(":{:04X}", end.port()));
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux has it");
+        table.lines().any(|line| {
+            let mut columns = line.split_ascii_whitespace().skip(1);
+            let mut next = || columns.next().unwrap_or_default();
+            let is_ours = next().ends_with(&local) && next().ends_with(&remote);
+            let (_state, queues) = (next(), next());
+            is_ours && queues.starts_with("00000000:")
+        })
+    }
+
+    /// Waits until something has arrived, and leaves it where it is.
+    pub(crate) fn wait_until_something_arrives(&self) {
+        self.stream().set_read_timeout(Some(PATIENCE)).expect("an open socket takes options");
+        let arrived = self.stream().peek(&mut [0; 1]).expect("something arrives");
+        assert_eq!(arrived, 1, "the other side ended");
     }
 
     /// Closes both directions.
