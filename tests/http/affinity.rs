@@ -180,7 +180,7 @@ fn a_connect_that_fails_is_tried_again_on_the_same_instance_for_a_while() {
     let (mut one, two) = (Backend::saying("one"), Backend::saying("two"));
     let balancer = Balancer::before(&[&one, &two])
         .with("health_check_interval", "1h")
-        .with("instance_retry", "8s")
+        .with("instance_retry", "60s")
         .start();
     one.refuse();
     let mut client = balancer.connect();

@@ -46,6 +46,7 @@ fn an_early_refusal_reaches_a_client_that_is_still_uploading_its_last_request() 
                         return None;
                     }
                     assert!(!is_broken, "HTTP/{version}: the balancer broke the connection");
+                    thread::yield_now();
                     is_broken = client.stream().peer_addr().is_err();
                 }
             }

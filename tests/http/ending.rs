@@ -326,7 +326,8 @@ fn a_stream_that_is_old_enough_ends_and_an_answer_does_not() {
     let mut stream = open(GET);
     stream.carry("data: a\n\n");
     assert!(RETRY_MS.contains(&stream.ends()));
-    assert!(began.elapsed() >= Duration::from_millis(2900), "{:?}", began.elapsed());
+    // A tenth sooner at the earliest, so that not all end at once that began at once.
+    assert!(began.elapsed() >= Duration::from_millis(2700), "{:?}", began.elapsed());
     assert_eq!((ends(&balancer, "aged"), ends(&balancer, "drained")), (1, 0));
     answer.goes_on();
     assert_eq!(balancer.metrics().sum("stepflow_lb_failures_total", &[]), 0);
@@ -346,7 +347,7 @@ fn an_old_stream_whose_client_nobody_would_take_in_goes_on() {
             [GET, TIED].map(|request| Stream::open(balancer.connect(), &backend, request, STREAM));
         backend.set_health(Health::Failing);
         balancer.wait_for_healthy(0);
-        if began.elapsed() < Duration::from_millis(2900) {
+        if began.elapsed() < Duration::from_millis(2700) {
             break streams;
         }
     };

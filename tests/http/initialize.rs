@@ -222,7 +222,7 @@ fn who_will_not_be_initialised_is_tried_again_and_takes_work_in_the_end() {
         let unwilling = Worker::answering("unwilling", answer);
         unwilling.backend.set_health(Health::Failing);
         let setup = Balancer::before(&backends(&[&willing, &unwilling]));
-        let balancer = setup.with("health_check_timeout", "100ms").start_unready();
+        let balancer = setup.with("health_check_timeout", "500ms").start_unready();
         balancer.wait_for_healthy(1);
         start_orchestrator(&mut balancer.connect(), "http://o/1");
         willing.hears(2);

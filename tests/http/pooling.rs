@@ -374,7 +374,7 @@ fn a_post_whose_body_comes_late_costs_no_connection() {
 
 #[test]
 fn a_backend_that_leaves_while_idle_takes_its_connections_with_it() {
-    let backend = Backend::played();
+    let backend = Backend::played().healthy_as("first");
     let balancer = single(&[&backend]);
     let mut client = balancer.connect();
     client.send(GET);

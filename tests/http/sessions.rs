@@ -446,7 +446,7 @@ fn sessions_that_begin_at_the_same_time_are_counted_before_they_have() {
 #[test]
 fn a_session_that_nobody_uses_no_longer_counts_and_works_all_the_same() {
     let one = mcp_server("one");
-    let balancer = mcp(&[&one]).with("session_idle", "1s").start();
+    let balancer = mcp(&[&one]).with("session_idle", "3s").start();
     let (token, said) = open(&balancer);
     wait_for_live(&balancer, "one", 1);
     wait_for_live(&balancer, "one", 0);
