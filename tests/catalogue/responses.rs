@@ -29,6 +29,8 @@ struct Part {
     octets: Vec<u8>,
     /// Sent when the client has got what was sent before.
     later: Option<Vec<u8>>,
+    /// Sent likewise, when no request is outstanding any more.
+    stray: Option<Vec<u8>>,
     then: Then,
 }
 
@@ -48,6 +50,8 @@ struct Company {
     cue: Sender<()>,
     /// Numbers of the connections on which parts were played.
     played: Receiver<usize>,
+    /// Says that stray octets have arrived at the balancer, or the first of them.
+    strayed: Receiver<()>,
     failures: Vec<String>,
 }
 
@@ -55,6 +59,7 @@ impl Company {
     fn new(parts: Vec<Part>) -> Self {
         let (cue, cued) = unbounded();
         let (playing, played) = unbounded();
+        let (straying, strayed) = unbounded();
         let parts = Arc::new(parts);
         let backend = Backend::scripted(move |peer| {
             let target = peer.head.target();
@@ -64,12 +69,12 @@ impl Company {
                 Some(number) => {
                     // The test has ended if it takes no more.
                     let _ = playing.send(peer.connection);
-                    play_part(peer, &parts[number], &cued);
+                    play_part(peer, &parts[number], &cued, &straying);
                 }
             }
         });
         let stage = Stage::before(&backend);
-        Self { backend, stage, cue, played, failures: Vec::new() }
+        Self { backend, stage, cue, played, strayed, failures: Vec::new() }
     }
 
     /// Asks for a part, and waits until the backend has been asked.
@@ -97,12 +102,21 @@ impl Company {
     }
 }
 
-fn play_part(peer: &mut Peer, part: &Part, cued: &Receiver<()>) {
+fn play_part(peer: &mut Peer, part: &Part, cued: &Receiver<()>, straying: &Sender<()>) {
     // The balancer may leave in the middle of it.
     let _ = peer.try_send(&part.octets);
     if let Some(later) = &part.later {
         cued.recv_timeout(PATIENCE).expect("the test gives the cue");
         let _ = peer.try_send(later);
+    }
+    if let Some(stray) = &part.stray {
+        cued.recv_timeout(PATIENCE).expect("the test gives the cue");
+        // More than that may not have room before somebody reads it.
+        let (first, rest) = stray.split_at(stray.len().min(1000));
+        peer.send(first);
+        peer.wait_until_received();
+        let _ = straying.send(());
+        let _ = peer.try_send(rest);
     }
     match part.then {
         Then::StayOpen => {}
@@ -221,11 +235,11 @@ const FIRST_CHUNK: &[u8] = b"2\r\nab\r\n";
 fn parts(row: &Row) -> Vec<Part> {
     let Verdict { word, then, .. } = verdict(&row.verdict);
     if !matches!(word, "broken" | "late") {
-        return vec![Part { octets: row.octets.clone(), later: None, then }];
+        return vec![Part { octets: row.octets.clone(), later: None, stray: None, then }];
     }
-    let at_once = Part { octets: [CHUNKED, &row.octets].concat(), later: None, then };
+    let at_once = Part { octets: [CHUNKED, &row.octets].concat(), later: None, stray: None, then };
     let before = [CHUNKED, FIRST_CHUNK].concat();
-    vec![at_once, Part { octets: before, later: Some(row.octets.clone()), then }]
+    vec![at_once, Part { octets: before, later: Some(row.octets.clone()), stray: None, then }]
 }
 
 #[track_caller]
@@ -280,7 +294,12 @@ fn every_response_of_the_catalogue_becomes_what_it_says() {
 #[test]
 fn every_response_of_the_corpus_gets_its_verdict_on_the_wire() {
     let entries: Vec<_> = rows::corpus().into_iter().filter(|entry| !entry.is_request).collect();
-    let part = |octets: &[u8]| Part { octets: octets.to_vec(), later: None, then: Then::Close };
+    let part = |octets: &[u8]| Part {
+        octets: octets.to_vec(),
+        later: None,
+        stray: None,
+        then: Then::Close,
+    };
     let mut company = Company::new(entries.iter().map(|entry| part(&entry.octets)).collect());
     play_all(entries.iter().enumerate(), |(number, entry)| {
         let number = *number;
@@ -320,7 +339,8 @@ fn octets_that_nobody_asked_for_never_reach_a_client() {
     let ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let part = |(name, text): &(&str, &str)| Part {
         octets: ok.to_vec(),
-        later: Some(notation::octets(name, text, &OF_RESPONSES)),
+        later: None,
+        stray: Some(notation::octets(name, text, &OF_RESPONSES)),
         then: Then::StayOpen,
     };
     let mut company = Company::new(POISONS.iter().map(part).collect());
@@ -330,9 +350,9 @@ fn octets_that_nobody_asked_for_never_reach_a_client() {
         assert_eq!(content, b"ok", "{name}");
         company.stage.wait_for_idle(1);
         company.cue.send(()).unwrap();
-        // The connection goes as soon as the octets are seen, without a request.
-        company.stage.wait_for_idle(0);
+        company.strayed.recv_timeout(PATIENCE).expect("the octets have come");
         assert_ne!(company.goes_on(name, &mut client), used, "{name}");
+        assert_eq!(company.stage.poisoned(), number as u64 + 1, "{name}");
         drop(client);
         // The next row begins with no connection but this one, which is closed by its part.
     }

@@ -73,6 +73,11 @@ impl Stage {
         assert_eq!(metrics.sum("stepflow_lb_panics_total", &[]), 0);
     }
 
+    /// How many idle connections to backends were given up because of octets on them.
+    pub(crate) fn poisoned(&self) -> u64 {
+        self.process.metrics().sum("stepflow_lb_upstream_poisoned_total", &[])
+    }
+
     /// Waits until so many idle connections to backends are held.
     #[track_caller]
     pub(crate) fn wait_for_idle(&self, idle: u64) {

@@ -218,8 +218,14 @@ async fn restart(lab: &mut Lab, world: &World, n: usize, admin: SocketAddr) {
     // It is answered when it is so for the balancer; the last of them may still be under way.
     until("the backend sees it too", PATIENCE, || lab.sources[n].ledger.open() == 0).await;
     lab.sources.remove(n);
-    let successor = Source::start(address, &format!("source-{n}-restarted"));
-    lab.sources.insert(n, successor.expect("its port is free again"));
+    // For a moment a connection of somebody else's may have the port at its own end.
+    let mut successor = None;
+    until("its port is free again", PATIENCE, || {
+        successor = Source::start(address, &format!("source-{n}-restarted")).ok();
+        successor.is_some()
+    })
+    .await;
+    lab.sources.insert(n, successor.expect("it was waited for"));
     ask_until("it is taken back", move || is_done(admin, address, "undrain")).await;
     wait_for_healthy(lab.balancer.metrics_address, BACKENDS).await;
     stage.judge(open).await;

@@ -90,8 +90,8 @@ impl Wire {
         wait_until("everything sent has been received", || self.is_received());
     }
 
-    /// Whether that is so. Asked of the socket: `/proc/net/tcp` would tell it too, but takes a tenth
-    /// of a second to read where tests have left some ten thousand connections behind.
+    /// Whether that is so. Asked of the socket: `/proc/net/tcp` would tell it too, and takes a
+    /// tenth of a second to read where tests have left ten thousands of connections behind.
     #[expect(unsafe_code, reason = "no safe interface to it is among the dependencies")]
     pub(crate) fn is_received(&self) -> bool {
         let mut octets: libc::c_int = 0;
