@@ -53,6 +53,7 @@ impl Left {
         wait_until("new work goes to the other one", || {
             let metrics = balancer.metrics();
             metrics.sum("stepflow_lb_backend_pool_size", &[]) == 1
+                && metrics.workers_are_up_to_date()
                 && post(&balancer, "").text() == "two new"
         });
         Self { one, two, zone, balancer, token }

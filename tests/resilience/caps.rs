@@ -14,6 +14,7 @@ use crate::{
     support::{
         Backend, Balancer, Process,
         process::{before, command},
+        wait_until,
     },
 };
 
@@ -42,12 +43,13 @@ fn no_backend_ever_runs_more_requests_than_it_may() {
     balancer.wait_for_healthy(3);
     let load = Load::start(balancer.address, CLIENTS, "POST", |_| String::new());
     load.wait_for_more(12 * CLIENTS);
+    // Up to its bound, or nearly: two that begin and end at once may not be seen together.
+    wait_until("every backend was full", || peaks.iter().all(|peak| peak.most() >= MOST - 2));
     let asked = load.stop();
     let failed: Vec<_> = asked.iter().filter(|asked| !asked.succeeded()).collect();
     assert!(failed.is_empty(), "{failed:?}");
     let most = peaks.map(|peak| peak.most());
-    // Up to its bound, or nearly: two that begin and end at once may not be seen together.
-    assert!(most.iter().all(|most| (MOST - 2..=MOST).contains(most)), "{most:?}");
+    assert!(most.iter().all(|most| *most <= MOST), "{most:?}");
     let metrics = balancer.metrics();
     assert_eq!(metrics.sum("stepflow_lb_queue_waiting", &[]), 0);
     assert!(metrics.observations("stepflow_lb_queue_wait_ms") > 0);
@@ -128,6 +130,7 @@ fn no_backend_ever_has_more_connections_than_it_may() {
     let balancer = bounded(&addresses, MOST);
     let load = Load::start(balancer.address, CLIENTS, "GET", |_| String::new());
     load.wait_for_more(8 * CLIENTS);
+    wait_until("every backend was full", || peaks.iter().all(|peak| peak.most() >= MOST));
     let asked = load.stop();
     let failed: Vec<_> = asked.iter().filter(|asked| !asked.succeeded()).collect();
     assert!(failed.is_empty(), "{failed:?}");

@@ -67,7 +67,8 @@ fn twenty_thousand_connections_leave_memory_and_descriptors_as_they_were() {
         ("STEPFLOW_LB_UPSTREAM_IDLE_TIMEOUT", "500ms"),
     ]);
     wait_until("the backend is healthy", || {
-        product.metrics().sum("stepflow_lb_backend_pool_size", &[]) == 1
+        let metrics = product.metrics();
+        metrics.sum("stepflow_lb_backend_pool_size", &[]) == 1 && metrics.workers_are_up_to_date()
     });
     let base = product.holding();
     println!("before: {base:?}");

@@ -85,7 +85,7 @@ fn every_path_but_two_gives_metrics() {
 }
 
 #[test]
-fn good_news_are_told_when_every_worker_has_heard_them_and_bad_news_at_once() {
+fn good_news_is_told_when_every_worker_has_heard_it_and_bad_news_at_once() {
     let mut view = view(healthy());
     view.workers = Arc::from([WorkerStats::default(), WorkerStats::default()]);
     let publish = |snapshot: Snapshot| view.snapshot.replace(Arc::new(snapshot));
