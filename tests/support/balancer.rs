@@ -56,7 +56,8 @@ impl Balancer {
             // What is pooled is there when a slow machine comes back to it.
             .with("upstream_idle_timeout", "60s")
             .with("drain_grace", "0s")
-            .with("drain_timeout", "10s");
+            // Longer than the test is ready to wait.
+            .with("drain_timeout", "60s");
         FROM_ENVIRONMENT.into_iter().fold(setup, |mut setup, name| {
             if let Ok(value) = std::env::var(name) {
                 setup.environment.insert(name.to_owned(), value);
