@@ -164,8 +164,13 @@ impl Setup {
         let config = Config::resolve(Flags::default(), environment, None);
         let config = config.unwrap_or_else(|error| panic!("{error}"));
         let log = AccessWriter::start(AccessLog::Off).expect("threads are left");
-        let bound = server::start(config, &log.logger(), Signals::Ignore);
-        let bound = bound.unwrap_or_else(|error| panic!("{error}"));
+        // The product opens a listener to see whether its port is free, and closes it again. A
+        // child that another thread has just forked may hold it still; then there is another port.
+        let start = |_| match server::start(config.clone(), &log.logger(), Signals::Ignore) {
+            Err(error) if error.to_string().contains("Address already in use") => None,
+            started => Some(started.unwrap_or_else(|error| panic!("{error}"))),
+        };
+        let bound = (0..20).find_map(start).expect("some port is free");
         Balancer {
             address: bound.data,
             metrics_address: bound.metrics,
