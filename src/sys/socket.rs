@@ -22,10 +22,19 @@ const BACKLOG: i32 = 4096;
 /// has `SO_REUSEPORT` too: two balancers on one port would each get half of the traffic and
 /// neither operator would know why.
 pub fn listeners(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    let first = listener(address, Sharing::Refuse)?;
-    let address = first.local_addr()?;
-    drop(first);
-    (0..count).map(|_| listener(address, Sharing::Allow)).collect()
+    // The first is bound as one that shares with nobody, and shares from then on: it has the port
+    // all the time, and nobody else can come between.
+    let first = bound(address, Sharing::Refuse)?;
+    first.set_reuse_port(true)?;
+    let address = first.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let others = (1..count).map(|_| bound(address, Sharing::Allow));
+    let all = std::iter::once(Ok(first)).chain(others);
+    all.map(|socket| {
+        let socket = socket?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    })
+    .collect()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,7 +43,7 @@ enum Sharing {
     Refuse,
 }
 
-fn listener(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
+fn bound(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Connections of an earlier process in TIME_WAIT must not keep us from starting.
     socket.set_reuse_address(true)?;
@@ -45,8 +54,7 @@ fn listener(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
     }
     set_options(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// Which of `events` a descriptor has at this moment, and what it has without being asked
@@ -107,5 +115,15 @@ mod tests {
         assert_eq!(shared[1].local_addr().unwrap(), address);
         let second = listeners(address, 1).unwrap_err();
         assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn the_kernel_spreads_connections_over_all_listeners() {
+        let shared = listeners("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        let address = shared[0].local_addr().unwrap();
+        // A port after the other, or what is not accepted yet would be in the way.
+        let clients = (0..64).map(|_| std::net::TcpStream::connect(address).unwrap());
+        let _clients: Vec<_> = clients.collect();
+        assert!(shared.iter().all(is_called), "64 connections, and none of them for one of three");
     }
 }
