@@ -22,7 +22,7 @@ use monoio::{
 use pin_project_lite::pin_project;
 use socket2::{SockRef, TcpKeepalive};
 
-use super::{Turns, socket};
+use super::{Turns, polls::Watch, socket};
 
 /// Octets that the kernel takes in for us before we ask. Left to itself it takes up to 32 MB for a
 /// sender that is faster than whoever we hand them to, and charges our cgroup: a few hundred
@@ -55,6 +55,7 @@ pub struct Duplex {
     stream: ManuallyDrop<UnsafeCell<TcpStream>>,
     /// Operations that may hold the descriptor: those that have begun and were not seen to end.
     in_flight: Cell<u32>,
+    watch: Watch,
     turns: Rc<Turns>,
 }
 
@@ -109,6 +110,11 @@ impl<F: Future<Output = io::Result<()>>, M: Fn() -> F> Readiness for ReadinessOf
         let mut this = self.project();
         ready!(this.connection.turns.poll_lasts(cx));
         if this.poll.is_none() {
+            if let Some(standing) = this.connection.poll_standing(cx) {
+                ready!(standing);
+                this.connection.turns.spend();
+                return Poll::Ready(());
+            }
             this.connection.departs();
             this.poll.set(Some((this.make)()));
         }
@@ -173,7 +179,35 @@ impl Duplex {
     /// what [`Duplex::new`] sets it has from there.
     pub fn accepted(stream: TcpStream, turns: Rc<Turns>) -> Self {
         let stream = ManuallyDrop::new(UnsafeCell::new(stream));
-        Self { stream, in_flight: Cell::new(0), turns }
+        Self { stream, in_flight: Cell::new(0), watch: Watch::default(), turns }
+    }
+
+    fn poll_standing(&self, cx: &mut Context<'_>) -> Option<Poll<()>> {
+        self.watch.poll(self.turns.polls(), self.fd(), cx)
+    }
+
+    /// Whether nothing has come that was not read, and nothing has ended: known without asking the
+    /// kernel, where a standing poll would have told. What came before this thread left the kernel
+    /// last has been told. False where nobody knows.
+    pub fn is_quiet(&self) -> bool {
+        self.watch.is_quiet(self.turns.polls())
+    }
+
+    /// Nobody waits for this connection until it is used again, and whether it is quiet will be
+    /// asked then. Without this, whoever waited last would be kept in memory.
+    pub fn rest(&self) {
+        self.watch.rest(self.turns.polls(), self.fd());
+    }
+
+    /// Tells those who wait whether a look has found that nothing is left.
+    fn note_look<T>(&self, seen: &io::Result<T>, is_all: impl FnOnce(&T) -> bool) {
+        let is_exhausted = match seen {
+            Ok(seen) => is_all(seen),
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        };
+        if is_exhausted {
+            self.watch.is_exhausted(self.turns.polls());
+        }
     }
 
     /// Opens a connection.
@@ -287,7 +321,10 @@ impl Duplex {
         let spare: &mut [MaybeUninit<u8>] = buf.spare_capacity_mut();
         let room = spare.len().min(bytes_max);
         let spare = &mut spare[..room];
-        let n = self.with_socket(|s| s.recv_with_flags(spare, libc::MSG_DONTWAIT))?;
+        let received = self.with_socket(|s| s.recv_with_flags(spare, libc::MSG_DONTWAIT));
+        // Less than there was room for is all there was (epoll(7)). An end stays.
+        self.note_look(&received, |&n| n > 0 && n < room);
+        let n = received?;
         // SAFETY: the kernel has written `n` octets into the spare capacity, whose length it was
         // given, so `len + n <= capacity` and all octets up to there are initialised.
         unsafe { buf.set_len(buf.len() + n) };
@@ -348,7 +385,9 @@ impl Duplex {
     pub fn peek(&self) -> Peek {
         let mut octet = [MaybeUninit::<u8>::uninit()];
         let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
-        match self.with_socket(|s| s.recv_with_flags(&mut octet, flags)) {
+        let seen = self.with_socket(|s| s.recv_with_flags(&mut octet, flags));
+        self.note_look(&seen, |_| false);
+        match seen {
             Ok(0) => Peek::EndOfInput,
             Ok(_) => Peek::Octets,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peek::Nothing,
@@ -399,6 +438,7 @@ impl Duplex {
 
 impl Drop for Duplex {
     fn drop(&mut self) {
+        self.watch.release(self.turns.polls());
         // SAFETY: the stream is taken once, here, and nobody can look for it afterwards.
         let stream = unsafe { ManuallyDrop::take(&mut self.stream) }.into_inner();
         // An operation that was dropped on its way, or of which nobody has seen the end, shares
@@ -417,37 +457,14 @@ impl std::fmt::Debug for Duplex {
 }
 
 #[cfg(test)]
-pub(crate) mod testing {
-    use std::net::{TcpListener, TcpStream as StdStream};
-
-    use monoio::{LegacyDriver, RuntimeBuilder};
-
-    use super::*;
-
-    /// Lets `act` have a connection, in a runtime, and its peer, which blocks.
-    pub(crate) fn with_connection<F: Future<Output = ()>>(
-        act: impl FnOnce(Duplex, StdStream) -> F,
-    ) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let peer = StdStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (ours, _) = listener.accept().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        let mut runtime = RuntimeBuilder::<LegacyDriver>::new().build().unwrap();
-        runtime.block_on(async {
-            let (turns, _bell) = Turns::new().unwrap();
-            act(Duplex::new(TcpStream::from_std(ours).unwrap(), turns).unwrap(), peer).await;
-        });
-    }
-}
-
-#[cfg(test)]
 mod tests {
     use std::{
         io::{Read, Write},
         net::TcpStream as StdStream,
     };
 
-    use super::{testing::with_connection, *};
+    use super::*;
+    use crate::sys::testing::with_connection;
 
     /// Octets that fit into a socket whose peer has stopped reading.
     fn fill(mut stream: &StdStream) -> usize {
@@ -551,8 +568,12 @@ mod tests {
             assert!(received <= 1024 * 1024, "the kernel took in {received} octets for us");
             // In bulk it is more, and afterwards no more than before.
             connection.receive_into(Room::Bulk);
+            let max = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap();
+            let want = RECEIVED_IN_BULK_BYTES_MAX.min(max.trim().parse().unwrap());
+            // The kernel tells twice of what it was told.
+            let room = connection.with_socket(|socket| socket.recv_buffer_size().unwrap());
+            assert_eq!(room, 2 * want);
             let more = take_and_fill(&connection, &mut buffer, &peer);
-            assert!(more > received, "{more} octets in bulk, {received} without");
             assert!(more <= 2 * 1024 * 1024, "{more} octets in bulk");
             connection.receive_into(Room::Usual);
             let received = take_and_fill(&connection, &mut buffer, &peer);

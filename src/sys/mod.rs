@@ -7,11 +7,13 @@
 pub mod cpu;
 mod duplex;
 mod memory;
+mod polls;
 pub mod ring;
 pub mod socket;
+#[cfg(test)]
+pub(crate) mod testing;
 mod turns;
 
-#[cfg(test)]
-pub(crate) use duplex::testing;
 pub use duplex::{Duplex, Ending, Peek, Readiness, Room};
+pub use polls::Polls;
 pub use turns::Turns;

@@ -10,13 +10,15 @@
 //! that never empties keeps timers from firing. A bell that rings through the driver does.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     future::{Future, poll_fn},
     io::{self, Write},
     os::unix::net::UnixStream,
     rc::Rc,
     task::{Context, Poll, Waker},
 };
+
+use super::Polls;
 
 /// Operations in one turn. With large buffers it is a megabyte, which takes about as long as
 /// entering the driver a hundred times.
@@ -28,12 +30,14 @@ const OPERATION_BYTES: usize = 64 * 1024;
 /// Tasks that wait for their turn, as a rule, at most: all of them come to wait within one round.
 const WAITING_USUALLY: usize = 64;
 
-/// The turns of one thread.
+/// The turns of one thread, and its standing polls, where it has such: all that its connections
+/// share.
 #[derive(Debug)]
 pub struct Turns {
     left: Cell<u32>,
     waiting: RefCell<Vec<Waker>>,
     ringer: UnixStream,
+    polls: OnceCell<Polls>,
 }
 
 impl Turns {
@@ -47,7 +51,18 @@ impl Turns {
         let left = Cell::new(OPERATIONS_PER_TURN);
         // Who comes to wait is a matter of timing: the first should not be who allocates.
         let waiting = RefCell::new(Vec::with_capacity(WAITING_USUALLY));
-        Ok((Rc::new(Self { left, waiting, ringer }), bell))
+        Ok((Rc::new(Self { left, waiting, ringer, polls: OnceCell::new() }), bell))
+    }
+
+    /// Has connections that are made from here on wait with standing polls, if they wait often. The
+    /// first that are given stay.
+    pub fn stand(&self, polls: Polls) {
+        self.polls.get_or_init(|| polls);
+    }
+
+    /// The standing polls.
+    pub fn polls(&self) -> Option<&Polls> {
+        self.polls.get()
     }
 
     /// A task is about to be polled: its turn begins.

@@ -74,7 +74,7 @@ use crate::{
     link::{Report, Subscriber},
     model::{BackendId, InstanceId, Phase},
     stats::WorkerStats,
-    sys::{Turns, cpu},
+    sys::{Polls, Turns, cpu},
     telemetry::AccessLogger,
 };
 use alarm::Alarms;
@@ -349,6 +349,9 @@ async fn live(
     });
     monoio::spawn(tick(Rc::clone(&worker)));
     monoio::spawn(give_turns(Rc::clone(&worker), turns_bell));
+    if let ActiveDriver::IoUring(_) = worker.driver {
+        stand(&worker);
+    }
     if let Some(bell) = queue_bell {
         monoio::spawn(heed_queue(Rc::clone(&worker), bell));
     }
@@ -389,6 +392,31 @@ async fn give_turns(worker: Rc<Worker>, bell: std::os::unix::net::UnixStream) {
     let ended = each_ring(&worker, bell, || worker.turns.wake_waiting()).await;
     // Connections would wait for ever. A restart is better (see `server`).
     panic!("worker {} cannot hear its own bell: {ended:?}", worker.index);
+}
+
+/// Lets connections wait with standing polls. They do without where the kernel grants no ring for
+/// them, as it may if few pages can be locked.
+fn stand(worker: &Rc<Worker>) {
+    let ready = Polls::new().and_then(|polls| Ok((polls.bell()?, polls)));
+    match ready {
+        Ok((bell, polls)) => {
+            worker.turns.stand(polls);
+            monoio::spawn(heed_polls(Rc::clone(worker), bell));
+        }
+        Err(error) => debug!(worker = worker.index, %error, "each wait takes a poll of its own"),
+    }
+}
+
+/// Wakes the connections of which the kernel has something to tell.
+async fn heed_polls(worker: Rc<Worker>, bell: monoio::net::UnixStream) {
+    let Some(polls) = worker.turns.polls() else { return };
+    loop {
+        if let Err(error) = bell.readable(false).await {
+            // Connections would wait for ever. A restart is better (see `server`).
+            panic!("worker {} cannot wait for its polls: {error}", worker.index);
+        }
+        polls.take_up();
+    }
 }
 
 /// Runs `answer` whenever the bell has rung, until nobody can ring it any more.

@@ -300,12 +300,13 @@ where
     }
 
     /// Waits without a buffer, because a backend may think for minutes; and looks before it waits,
-    /// because under load the answer is mostly there by then. On epoll the wait begins with a look.
+    /// because under load the answer is mostly there by then. On epoll the wait begins with a look,
+    /// and a connection that is known to be quiet needs none.
     /// An upload is polled first, as always: an answer must not overtake the news of its end.
     async fn receive_head(&mut self, received: &mut Vec<u8>) -> Result<(), Failure> {
         let mut arrivals = pin!(self.upstream.readiness());
         let is_on_ring = matches!(self.worker.driver, ActiveDriver::IoUring(_));
-        let mut may_lie_here = is_on_ring && self.upload.is_none();
+        let mut may_lie_here = is_on_ring && self.upload.is_none() && !self.upstream.is_quiet();
         let buffer = loop {
             if !std::mem::take(&mut may_lie_here) {
                 let mut arrival = poll_fn(|cx| arrivals.as_mut().poll_ready(cx));

@@ -306,7 +306,9 @@ pub(super) async fn checkout(
 fn take_good(worker: &Worker, slot: Slot) -> Option<Upstream> {
     loop {
         let connection = take_idle(worker, slot)?;
-        match connection.peek() {
+        // What came before the request did has been told: its octets came later.
+        let found = if connection.is_quiet() { Peek::Nothing } else { connection.peek() };
+        match found {
             Peek::Nothing => {
                 worker.stats().upstream_reuses.add(1);
                 return Some(connection);
@@ -425,6 +427,7 @@ fn note_failure(worker: &Worker, slot: Slot, failure: Failure) -> Failure {
 
 /// Puts a connection back that ended its exchange at a message boundary.
 pub(super) fn give_back(worker: &Worker, slot: Slot, connection: Upstream) {
+    connection.rest();
     if !worker.table.borrow().is_known(slot) || is_wanted_elsewhere(worker, slot) {
         return;
     }

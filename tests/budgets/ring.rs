@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{File, read_dir, read_link, read_to_string},
     os::unix::fs::FileExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use crate::support::wait_until;
@@ -32,7 +32,8 @@ const OPERATIONS: [(u8, &str); 10] = [
     (27, "recv"),
 ];
 
-/// The ring of the one worker that was started last.
+/// The ring of the one worker that was started last. The other ring of a worker, that of its
+/// standing polls, is much smaller.
 pub(crate) struct Ring {
     fdinfo: PathBuf,
     entries_at: u64,
@@ -73,27 +74,36 @@ impl Known {
     pub(crate) fn newcomer(self) -> Ring {
         let new: Vec<String> = rings().difference(&self.0).cloned().collect();
         let (maps, fds): (Vec<_>, Vec<_>) = new.iter().partition(|name| name.contains('-'));
-        let ([map], [fd]) = (&maps[..], &fds[..]) else { panic!("not one ring: {new:?}") };
-        let (from, to) = map.split_once('-').unwrap();
-        let [from, to] = [from, to].map(|address| u64::from_str_radix(address, 16).unwrap());
-        Ring {
-            fdinfo: ["/proc/self/fdinfo", fd].iter().collect(),
-            entries_at: from,
-            entries: (to - from) / ENTRY_BYTES,
-        }
+        let ends = maps.iter().map(|map| {
+            let (from, to) = map.split_once('-').unwrap();
+            [from, to].map(|address| u64::from_str_radix(address, 16).unwrap())
+        });
+        let largest = ends.max_by_key(|[from, to]| to - from);
+        let info = |fd| ["/proc/self/fdinfo", fd].iter().collect::<PathBuf>();
+        let rings = fds.iter().map(|fd| info(fd));
+        let fdinfo = rings.max_by_key(|fdinfo| field(fdinfo, "SqMask"));
+        let (Some([from, to]), Some(fdinfo)) = (largest, fdinfo) else {
+            panic!("no ring: {new:?}")
+        };
+        Ring { fdinfo, entries_at: from, entries: (to - from) / ENTRY_BYTES }
     }
 }
 
-impl Ring {
-    fn field(&self, name: &str) -> u64 {
-        let text = read_to_string(&self.fdinfo).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.unwrap_or_else(|| panic!("no {name} in {text}")).trim().parse().unwrap()
-    }
+/// What the kernel says of a ring, in decimal or in hexadecimal.
+fn field(fdinfo: &Path, name: &str) -> u64 {
+    let text = read_to_string(fdinfo).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let value = line.unwrap_or_else(|| panic!("no {name} in {text}")).trim();
+    value
+        .strip_prefix("0x")
+        .map_or_else(|| value.parse(), |hex| u64::from_str_radix(hex, 16))
+        .unwrap()
+}
 
+impl Ring {
     /// Entries that the kernel has taken so far.
     fn taken(&self) -> u64 {
-        self.field("CachedSqHead")
+        field(&self.fdinfo, "CachedSqHead")
     }
 
     /// Counts what the worker asks for while something is going on. No more than the ring has

@@ -11,15 +11,14 @@ use crate::{
 const CYCLES: u64 = 50;
 
 /// Calls of one exchange with a small request and a small answer that is not there yet when it is
-/// looked for. On io_uring octets are received by a plain call once the ring has said that they are
-/// there, because who waits for a client or a backend holds no buffer; what is submitted is in
-/// `allocations.rs` by name. The peek is the
-/// look at a connection from the pool: whether the backend has closed it, or sent what nobody asked
-/// for. There is no timer, and one `send` for head and body.
-const ON_IO_URING: [(&str, u64); 3] = [("peek", 1), ("recv", 2), ("submitted to the ring", 4)];
+/// looked for. On io_uring octets are received by a plain call once a standing poll has said that
+/// they are there, because who waits for a client or a backend holds no buffer; what is submitted
+/// is in `allocations.rs` by name. There is no timer, and one `send` for head and body.
+const ON_IO_URING: [(&str, u64); 2] = [("recv", 2), ("submitted to the ring", 4)];
 
 /// On epoll `poll` asks whether octets are there: monoio does that before it believes its own
-/// notes.
+/// notes. The peek is the look at a connection from the pool: whether the backend has closed it, or
+/// sent what nobody asked for. A standing poll would have told.
 const ON_EPOLL: [(&str, u64); 4] = [("peek", 1), ("poll", 2), ("recv", 2), ("send", 2)];
 
 const OF_AN_EVENT_ON_IO_URING: [(&str, u64); 2] = [("recv", 1), ("submitted to the ring", 2)];
