@@ -7,7 +7,10 @@
 //! its queue of completions.
 //!
 //! A standing poll tells of *changes*, and a wait asks for a *state*: is there something to read?
-//! So a source remembers that it was told, until whoever reads finds that nothing is left.
+//! So a source remembers that it was told, until whoever reads finds that nothing is left: a read
+//! blocks, or gives less than it had room for (epoll(7)). A peer that sends urgent data
+//! (RFC 9293 §3.8.5) makes reads stop before it, and what lies behind it is told with what comes
+//! next; the deadlines of such a connection are its own loss, and nobody sends HTTP like that.
 //!
 //! The kernel completes polls whenever this thread leaves it, by whatever call. The completions are
 //! taken up when monoio's ring says that there are some ([`Polls::bell`]), or when somebody asks.
