@@ -41,45 +41,43 @@ pub enum Field {
 }
 
 impl Field {
-    /// Field names are case-insensitive (RFC 9110 §5.1). The length and the first octet decide
-    /// first, so most names cost one look, and those that are known one comparison.
+    /// Field names are case-insensitive (RFC 9110 §5.1). The length decides first, and few names
+    /// have the same.
     #[inline]
     pub fn of(name: &[u8]) -> Self {
-        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
-        let Some(first) = name.first() else { return Self::Other };
-        match (name.len(), first.to_ascii_lowercase()) {
-            (2, b't') if is(b"te") => Self::Te,
-            (3, b'v') if is(b"via") => Self::Via,
-            (4, b'h') if is(b"host") => Self::Host,
-            (6, b'a') if is(b"accept") => Self::Accept,
-            (6, b'c') if is(b"cookie") => Self::Cookie,
-            (6, b'o') if is(b"origin") => Self::Origin,
-            (6, b'e') if is(b"expect") => Self::Expect,
-            (7, b'u') if is(b"upgrade") => Self::Upgrade,
-            (9, b'f') if is(b"forwarded") => Self::Forwarded,
-            (9, b'x') if is(b"x-real-ip") => Self::XRealIp,
-            (10, b'c') if is(b"connection") => Self::Connection,
-            (10, b's') if is(b"set-cookie") => Self::SetCookie,
-            (10, b'k') if is(b"keep-alive") => Self::KeepAlive,
-            (12, b'm') if is(b"max-forwards") => Self::MaxForwards,
-            (12, b'c') if is(b"content-type") => Self::ContentType,
-            (13, b'a') if is(b"authorization") => Self::Authorization,
-            (13, b'c') if is(b"cache-control") => Self::CacheControl,
-            (14, b'c') if is(b"content-length") => Self::ContentLength,
-            (14, b'x') if is(b"x-forwarded-by") => Self::XForwardedBy,
-            (15, b'x') if is(b"x-forwarded-for") => Self::XForwardedFor,
-            (16, b'x') if is(b"x-forwarded-host") => Self::XForwardedHost,
-            (16, b'c') if is(b"content-encoding") => Self::ContentEncoding,
-            (16, b'w') if is(b"www-authenticate") => Self::WwwAuthenticate,
-            (16, b'p') if is(b"proxy-connection") => Self::ProxyConnection,
-            (17, b't') if is(b"transfer-encoding") => Self::TransferEncoding,
-            (17, b'x') if is(b"x-accel-buffering") => Self::XAccelBuffering,
-            (17, b'x') if is(b"x-forwarded-proto") => Self::XForwardedProto,
-            (18, b'p') if is(b"proxy-authenticate") => Self::ProxyAuthenticate,
-            (19, b'p') if is(b"proxy-authorization") => Self::ProxyAuthorization,
-            (20, b's') if is(b"stepflow-instance-id") => Self::StepflowInstanceId,
-            (26, b'x') if is(b"x-stepflow-routed-instance") => Self::XStepflowRoutedInstance,
-            (13.., b'x') if has_prefix(name, b"x-forwarded-") => Self::XForwardedOther,
+        match name.len() {
+            2 if is(name, b"te") => Self::Te,
+            3 if is(name, b"via") => Self::Via,
+            4 if is(name, b"host") => Self::Host,
+            6 if is(name, b"accept") => Self::Accept,
+            6 if is(name, b"cookie") => Self::Cookie,
+            6 if is(name, b"origin") => Self::Origin,
+            6 if is(name, b"expect") => Self::Expect,
+            7 if is(name, b"upgrade") => Self::Upgrade,
+            9 if is(name, b"forwarded") => Self::Forwarded,
+            9 if is(name, b"x-real-ip") => Self::XRealIp,
+            10 if is(name, b"connection") => Self::Connection,
+            10 if is(name, b"set-cookie") => Self::SetCookie,
+            10 if is(name, b"keep-alive") => Self::KeepAlive,
+            12 if is(name, b"max-forwards") => Self::MaxForwards,
+            12 if is(name, b"content-type") => Self::ContentType,
+            13 if is(name, b"authorization") => Self::Authorization,
+            13 if is(name, b"cache-control") => Self::CacheControl,
+            14 if is(name, b"content-length") => Self::ContentLength,
+            14 if is(name, b"x-forwarded-by") => Self::XForwardedBy,
+            15 if is(name, b"x-forwarded-for") => Self::XForwardedFor,
+            16 if is(name, b"x-forwarded-host") => Self::XForwardedHost,
+            16 if is(name, b"content-encoding") => Self::ContentEncoding,
+            16 if is(name, b"www-authenticate") => Self::WwwAuthenticate,
+            16 if is(name, b"proxy-connection") => Self::ProxyConnection,
+            17 if is(name, b"transfer-encoding") => Self::TransferEncoding,
+            17 if is(name, b"x-accel-buffering") => Self::XAccelBuffering,
+            17 if is(name, b"x-forwarded-proto") => Self::XForwardedProto,
+            18 if is(name, b"proxy-authenticate") => Self::ProxyAuthenticate,
+            19 if is(name, b"proxy-authorization") => Self::ProxyAuthorization,
+            20 if is(name, b"stepflow-instance-id") => Self::StepflowInstanceId,
+            26 if is(name, b"x-stepflow-routed-instance") => Self::XStepflowRoutedInstance,
+            13.. if is(&name[..12], b"x-forwarded-") => Self::XForwardedOther,
             _ => Self::Other,
         }
     }
@@ -144,6 +142,31 @@ impl Field {
     }
 }
 
+/// Whether this is the name `known`, which is in lower case, without regard to case. Its length is
+/// known where this is called, and so are the masks: a name is compared in a few words.
+#[inline(always)]
+fn is<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
+    debug_assert!(known.iter().all(|b| b.is_ascii_lowercase() || *b == b'-'), "no known name");
+    let Ok(name) = <&[u8; N]>::try_from(name) else { return false };
+    let (Some(last), Some(last_known)) = (name.last_chunk(), known.last_chunk()) else {
+        // As below, for a few octets.
+        let octets = name.iter().zip(known);
+        return octets.fold(0, |sum, (b, known)| sum | ((b | ((known & 0x40) >> 1)) ^ known)) == 0;
+    };
+    let words = name.as_chunks().0.iter().zip(known.as_chunks().0);
+    // The last word may have octets in common with the one before.
+    words.chain([(last, last_known)]).all(|(word, known)| word_is(*word, *known))
+}
+
+/// The same for eight octets of them. Of the octets of a known name only letters have this bit,
+/// and in letters, and nowhere else, the case is the next one.
+#[inline(always)]
+fn word_is(word: [u8; 8], known: [u8; 8]) -> bool {
+    const LETTER: u64 = u64::from_ne_bytes([0x40; 8]);
+    let (word, known) = (u64::from_ne_bytes(word), u64::from_ne_bytes(known));
+    word | ((known & LETTER) >> 1) == known
+}
+
 /// Longer than every name that [`Field::of`] knows, and than the front of those it knows by that.
 const ALIAS_BYTES: usize = 32;
 
@@ -174,11 +197,6 @@ fn is_known_with_hyphens(name: &[u8]) -> bool {
     let front = name.iter().map(|b| if *b == b'_' { b'-' } else { *b });
     let bytes = hyphenated.iter_mut().zip(front).map(|(to, b)| *to = b).count();
     Field::of(&hyphenated[..bytes]) != Field::Other
-}
-
-/// Whether a name begins so, without regard to case.
-pub(super) fn has_prefix(name: &[u8], prefix: &[u8]) -> bool {
-    name.get(..prefix.len()).is_some_and(|front| front.eq_ignore_ascii_case(prefix))
 }
 
 /// The non-empty tokens of a `Connection` value (RFC 9110 §5.6.1, §7.6.1).
@@ -231,6 +249,33 @@ mod tests {
         assert_eq!(Field::of(b"x-forwarded-"), Field::Other);
         assert_eq!(Field::of(b"x-forwarder-for"), Field::Other);
         assert_eq!(Field::of(b""), Field::Other);
+    }
+
+    #[test]
+    fn a_name_is_told_from_every_other_of_its_length() {
+        fn check<const N: usize>(known: &[u8; N]) {
+            for at in 0..N {
+                for octet in 0..=u8::MAX {
+                    let mut name = *known;
+                    name[at] = octet;
+                    let want = name.eq_ignore_ascii_case(known);
+                    assert_eq!(is(&name, known), want, "{}", name.escape_ascii());
+                    name.make_ascii_uppercase();
+                    let want = name.eq_ignore_ascii_case(known);
+                    assert_eq!(is(&name, known), want, "{}", name.escape_ascii());
+                }
+            }
+            assert!(!is(&known[1..], known) && !is(b"", known));
+        }
+        check(b"te");
+        check(b"via");
+        check(b"host");
+        check(b"expect");
+        check(b"forwarded");
+        check(b"content-length");
+        check(b"transfer-encoding");
+        check(b"stepflow-instance-id");
+        check(b"x-stepflow-routed-instance");
     }
 
     #[test]
