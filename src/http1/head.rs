@@ -124,21 +124,23 @@ pub fn parse_request<'a>(
     storage: &'a mut FieldStorage<'a>,
     fields_max: usize,
 ) -> Result<RequestHead<'a>, HeadError> {
-    check_request_version(octets)?;
     let mut parsed = httparse::Request::new(&mut []);
     let room = &mut storage[..fields_max.min(FIELDS_MAX)];
     let config = httparse::ParserConfig::default();
     let status = config.parse_request_with_uninit_headers(&mut parsed, octets, room);
-    completed(status, octets).map_err(|error| match error {
-        // The version was right, so something else stood in its place: a space in the target.
-        HeadError::Version => HeadError::StartLine,
-        error => error,
-    })?;
+    completed(status, octets).map_err(|error| request_error(octets, error))?;
     let (Some(method_token), Some(target), Some(minor)) =
         (parsed.method, parsed.path, parsed.version)
     else {
         return Err(HeadError::StartLine);
     };
+    // httparse would skip empty lines in front, and take a LF for the end of a line.
+    let line_bytes = method_token.len() + target.len() + b"  HTTP/1.1".len();
+    if octets.first() != method_token.as_bytes().first()
+        || octets.get(line_bytes..line_bytes + 2) != Some(b"\r\n")
+    {
+        return Err(HeadError::StartLine);
+    }
     let method = Method::of(method_token.as_bytes());
     Ok(RequestHead {
         method,
@@ -193,19 +195,22 @@ fn completed(status: httparse::Result<usize>, octets: &[u8]) -> Result<(), HeadE
     }
 }
 
-// httparse reports an unknown version as a token error; an operator wants to know that an HTTP/2
-// client with prior knowledge, or a very old one, is knocking.
-fn check_request_version(octets: &[u8]) -> Result<(), HeadError> {
+/// httparse reports an unknown version as a token error; an operator wants to know that an HTTP/2
+/// client with prior knowledge, or a very old one, is knocking.
+#[cold]
+fn request_error(octets: &[u8], error: HeadError) -> HeadError {
     let line = &octets[..memchr(b'\r', octets).unwrap_or(octets.len())];
     let last_word = &line[memrchr(b' ', line).map_or(0, |space| space + 1)..];
-    match last_word {
-        b"HTTP/1.1" | b"HTTP/1.0" => Ok(()),
-        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+    match (last_word, error) {
+        // The version is right, so something else stands in its place: a space in the target.
+        (b"HTTP/1.1" | b"HTTP/1.0", HeadError::Version) => HeadError::StartLine,
+        (b"HTTP/1.1" | b"HTTP/1.0", error) => error,
+        ([b'H', b'T', b'T', b'P', b'/', major, b'.', minor], _)
             if major.is_ascii_digit() && minor.is_ascii_digit() =>
         {
-            Err(HeadError::Version)
+            HeadError::Version
         }
-        _ => Err(HeadError::StartLine),
+        _ => HeadError::StartLine,
     }
 }
 
@@ -275,6 +280,10 @@ mod tests {
             (b"GET / HTTP/1.1 \r\n\r\n", HeadError::StartLine),
             (b"GET /a b HTTP/1.1\r\n\r\n", HeadError::StartLine),
             (b"G@T / HTTP/1.1\r\n\r\n", HeadError::StartLine),
+            (b"\r\nGET / HTTP/1.1\r\n\r\n", HeadError::StartLine),
+            (b"GET / HTTP/1.1\nA: b\r\n\r\n", HeadError::StartLine),
+            (b"G@T / HTTP/2.0\r\n\r\n", HeadError::Version),
+            (b"GET /a b HTTP/2.0\r\nA : b\r\n\r\n", HeadError::Version),
             (b"PRI * HTTP/2.0\r\n\r\n", HeadError::Version),
             (b"GET / HTTP/1.2\r\n\r\n", HeadError::Version),
             (b"GET / HTTP/0.9\r\n\r\n", HeadError::Version),
