@@ -30,6 +30,10 @@ const FORWARDED_BY: &str = concat!("X-Forwarded-By: ", self_name!(), "\r\n");
 const VIA_HTTP_10: &str = concat!("1.0 ", self_name!());
 const VIA_HTTP_11: &str = concat!("1.1 ", self_name!());
 
+/// The same as a line, where nobody has said it before us.
+const VIA_HTTP_10_LINE: &str = concat!("Via: 1.0 ", self_name!(), "\r\n");
+const VIA_HTTP_11_LINE: &str = concat!("Via: 1.1 ", self_name!(), "\r\n");
+
 /// What is known about the client besides its request.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientFacts<'a> {
@@ -115,14 +119,14 @@ pub fn write_request(
     }
     writer.line(FORWARDED_BY.as_bytes());
     if client.via == Via::Said {
-        let ours = match head.version {
-            Version::Http10 => VIA_HTTP_10,
-            Version::Http11 => VIA_HTTP_11,
+        let (ours, line) = match head.version {
+            Version::Http10 => (VIA_HTTP_10, VIA_HTTP_10_LINE),
+            Version::Http11 => (VIA_HTTP_11, VIA_HTTP_11_LINE),
         };
         match kept.via {
             true => write_behind(&mut writer, b"Via", head.fields, ours),
             false => {
-                writer.field(b"Via", ours.as_bytes());
+                writer.line(line.as_bytes());
             }
         }
     }
