@@ -206,10 +206,12 @@ pub fn connection_tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Whether a comma-separated value has this member, without regard to case or parameters.
 pub fn list_contains(value: &[u8], wanted: &[u8]) -> bool {
-    value.split(|b| *b == b',').any(|member| {
-        let name = member.split(|b| *b == b';').next().unwrap_or(member);
-        trim_ows(name).eq_ignore_ascii_case(wanted)
-    })
+    // Most values are too short to be looked at.
+    value.len() >= wanted.len()
+        && value.split(|b| *b == b',').any(|member| {
+            let name = member.split(|b| *b == b';').next().unwrap_or(member);
+            trim_ows(name).eq_ignore_ascii_case(wanted)
+        })
 }
 
 /// Whether the octets are a token (RFC 9110 §5.6.2).
