@@ -335,7 +335,11 @@ fn is_authority(value: &[u8]) -> bool {
         },
         // RFC 9110 §4.2.1: without a host there is nothing for a port to belong to.
         [b':', ..] => return false,
-        _ => value.split_at(value.iter().position(|b| *b == b':').unwrap_or(value.len())),
+        // No name has a colon: where the name ends, a port begins, or what may not be there.
+        _ => {
+            let is_outside = |b: &u8| !IN_REG_NAME[usize::from(*b)];
+            value.split_at(value.iter().position(is_outside).unwrap_or(value.len()))
+        }
     };
     let port_is_valid = match port {
         [] => true,
@@ -347,7 +351,7 @@ fn is_authority(value: &[u8]) -> bool {
             !address.is_empty()
                 && address.iter().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'))
         }
-        _ => host.iter().all(|b| IN_REG_NAME[usize::from(*b)]),
+        _ => true,
     };
     host_is_valid && port_is_valid
 }
