@@ -171,13 +171,12 @@ impl<'a> Client<'a> {
         }
         self.watch_is_over = false;
         let mut scan = HeadScan::new(LeadingLine::Skip);
-        let mut first_octet_at = None;
+        let (mut first_octet_at, mut begun) = (None, None);
         loop {
             if !self.inbox.is_empty() {
-                let (at, begun) = *first_octet_at.get_or_insert_with(|| {
+                let at = *first_octet_at.get_or_insert_with(|| {
                     self.alarm.clear(Timer::KeepAlive);
-                    self.alarm.set(Timer::RequestHead, timeouts.request_head);
-                    (Instant::now(), self.alarm.now())
+                    Instant::now()
                 });
                 let found = scan.advance(&self.inbox).map_err(|e| NoHead::Refused(e.into()))?;
                 let end = found.as_ref().map_or(self.inbox.len(), |head| head.end);
@@ -194,6 +193,11 @@ impl<'a> Client<'a> {
                     self.watched_from = self.alarm.now().after(UNWATCHED_FOR);
                     return Ok(Arrived { head, at });
                 }
+                // Most heads come whole and never have a deadline of their own.
+                let begun = *begun.get_or_insert_with(|| {
+                    self.alarm.set(Timer::RequestHead, timeouts.request_head);
+                    self.alarm.now()
+                });
                 self.join_crowd();
                 if let Some(rate_min) = limits.request_head_rate_min {
                     let late = head_falls_behind(self.inbox.len(), rate_min);
