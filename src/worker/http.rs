@@ -19,7 +19,7 @@ use super::{
     handshake::{self, Introducing, Patience},
     meter::StreamMeter,
     owner::reach_owner,
-    reach::{Unreached, goes_on, reach_any},
+    reach::{Reach, Unreached, goes_on, reach_any, reach_later},
     relay::{self, Delivery, Replay, Stream},
     sessions::{Pin, Session},
     table::{Slot, Tried},
@@ -424,7 +424,18 @@ async fn deliver(
                 }
                 None => {
                     let place = if asks_again { account.in_flight.take() } else { None };
-                    reach_any(worker, client, account, request, &tried, freshness, place).await
+                    match reach_any(worker, account, request, &tried, freshness, place) {
+                        Ok(Reach::Here(slot, checkout)) => Ok((slot, checkout)),
+                        Ok(reach) => {
+                            let (tried, request) = (&tried, &*request);
+                            // Boxed likewise.
+                            Box::pin(reach_later(
+                                worker, client, account, request, tried, freshness, reach,
+                            ))
+                            .await
+                        }
+                        Err(unreached) => Err(unreached),
+                    }
                 }
             };
             match reached {

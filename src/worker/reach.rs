@@ -9,7 +9,7 @@ use super::{
     http::{Account, Request},
     queue,
     table::{Slot, Tried},
-    upstream::{self, Checkout, Freshness, InFlight, NoPlace, Place},
+    upstream::{self, Checkout, Freshness, InFlight, NoPlace, Opening, Place},
 };
 use crate::{
     exchange::{Failure, Retry},
@@ -28,18 +28,27 @@ pub(super) enum Unreached {
     Unconnected(Slot, Failure),
 }
 
+/// How a request that any backend may serve gets its connection.
+pub(super) enum Reach {
+    /// It has it.
+    Here(Slot, Checkout),
+    /// It waits for one to this backend.
+    Opens(Slot, Opening),
+    /// All are full: it waits for its turn.
+    Queues,
+}
+
 /// Steps 4 and 5 for a request that any backend may serve that has not been tried; one that asks
-/// the same again comes with the place that it held. A function of its own also because what it
-/// keeps while it waits must not lie beside what an exchange needs later.
-pub(super) async fn reach_any(
+/// the same again comes with the place that it held. Most find a connection that is open, and do
+/// not wait: whoever does goes on with [`reach_later`].
+pub(super) fn reach_any(
     worker: &Rc<Worker>,
-    client: &mut Client<'_>,
     account: &mut Account,
     request: &Request,
     tried: &Tried,
     freshness: Freshness,
     held: Option<InFlight>,
-) -> Result<(Slot, Checkout), Unreached> {
+) -> Result<Reach, Unreached> {
     let found = match held.and_then(|held| upstream::same_place(worker, held)) {
         Some(place) => {
             // Whatever was picked last, was picked for somebody else.
@@ -48,22 +57,52 @@ pub(super) async fn reach_any(
         }
         None => upstream::place(worker, tried, request.key(), freshness),
     };
-    let Place { in_flight, opening } = match found {
-        Ok(place) => place,
-        Err(NoPlace::Nobody) => return Err(Unreached::Nobody),
-        Err(NoPlace::Full) => {
+    match found {
+        Ok(Place { in_flight, opening }) => {
+            let slot = settle(worker, account, request, in_flight);
+            Ok(match opening {
+                Opening::Idle(connection) => Reach::Here(slot, Checkout::reused(connection)),
+                opening @ Opening::Counted(_) => Reach::Opens(slot, opening),
+            })
+        }
+        Err(NoPlace::Nobody) => Err(Unreached::Nobody),
+        Err(NoPlace::Full) => Ok(Reach::Queues),
+    }
+}
+
+/// The same for a request that has to wait. What it keeps meanwhile must not lie beside what an
+/// exchange needs later.
+pub(super) async fn reach_later(
+    worker: &Rc<Worker>,
+    client: &mut Client<'_>,
+    account: &mut Account,
+    request: &Request,
+    tried: &Tried,
+    freshness: Freshness,
+    reach: Reach,
+) -> Result<(Slot, Checkout), Unreached> {
+    let (slot, opening) = match reach {
+        Reach::Here(slot, checkout) => return Ok((slot, checkout)),
+        Reach::Opens(slot, opening) => (slot, opening),
+        Reach::Queues => {
             // Whoever waits holds no place.
             account.in_flight = None;
             account.explain(|explanation, age| explanation.note_queued(age));
-            let wait = queue::wait(worker, client, tried, request.key(), freshness);
-            let waited = Box::pin(wait).await;
+            let waited = queue::wait(worker, client, tried, request.key(), freshness).await;
             account.explain(|explanation, age| explanation.note_unqueued(age));
-            waited.map_err(|failure| match failure {
+            let Place { in_flight, opening } = waited.map_err(|failure| match failure {
                 Failure::NoHealthyBackend => Unreached::Nobody,
                 _ => Unreached::Failed(failure),
-            })?
+            })?;
+            (settle(worker, account, request, in_flight), opening)
         }
     };
+    let opened = upstream::open(worker, client, request, slot, opening, freshness).await;
+    opened.map(|checkout| (slot, checkout)).map_err(|e| Unreached::Unconnected(slot, e))
+}
+
+/// Notes which backend the request has a place on.
+fn settle(worker: &Worker, account: &mut Account, request: &Request, in_flight: InFlight) -> Slot {
     let slot = in_flight.slot();
     let is_sound = worker.table.borrow().backend(slot).takes_new_work();
     account.routed = match &request.session {
@@ -82,8 +121,7 @@ pub(super) async fn reach_any(
     if let Some(session) = &request.session {
         session.place(slot);
     }
-    let opened = upstream::open(worker, client, request, slot, opening, freshness).await;
-    opened.map(|checkout| (slot, checkout)).map_err(|e| Unreached::Unconnected(slot, e))
+    slot
 }
 
 /// Whether another attempt follows by this verdict: there is somebody to ask, and the budget allows

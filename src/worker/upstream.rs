@@ -149,6 +149,13 @@ pub(super) struct Checkout {
     pub(super) reused: bool,
 }
 
+impl Checkout {
+    /// A connection that has served others.
+    pub(super) fn reused(connection: Upstream) -> Self {
+        Self { connection, reused: true }
+    }
+}
+
 /// What a request needs before it can be sent.
 pub(super) struct Place {
     pub(super) in_flight: InFlight,
@@ -282,7 +289,7 @@ pub(super) async fn open(
     freshness: Freshness,
 ) -> Result<Checkout, Failure> {
     match opening {
-        Opening::Idle(connection) => Ok(Checkout { connection, reused: true }),
+        Opening::Idle(connection) => Ok(Checkout::reused(connection)),
         // Boxed: whoever finds a connection should not carry the room that opening one takes.
         Opening::Counted(counted) => {
             Box::pin(connect(worker, client, request, slot, freshness, counted)).await
@@ -367,7 +374,7 @@ async fn connect(
     match opened {
         Opened::Released(connection) => {
             part_with(worker, counted);
-            Ok(Checkout { connection, reused: true })
+            Ok(Checkout::reused(connection))
         }
         Opened::Fresh(Ok(connection)) => {
             worker.stats().upstream_connects.add(1);
