@@ -205,17 +205,13 @@ impl Candidates for View<'_> {
     }
 
     fn is_excluded(&self, candidate: usize) -> bool {
-        self.tried.contains(self.eligible[candidate])
-            || (self.avoids == Avoids::Refusers && {
-                let entry = self.entry(candidate);
-                entry.avoided_until > self.now || entry.is_full()
-            })
-            || self.room.is_some_and(|room| {
-                room.is_full(self.eligible[candidate], &self.entry(candidate).backend)
-            })
-            || self
-                .fewest
-                .is_some_and(|fewest| Sessions::of(&self.entry(candidate).backend).exceeds(fewest))
+        let slot = self.eligible[candidate];
+        let entry = &self.entries[slot.0 as usize];
+        let avoids = self.avoids == Avoids::Refusers;
+        self.tried.contains(slot)
+            || (avoids && (entry.avoided_until > self.now || entry.is_full()))
+            || self.room.is_some_and(|room| room.is_full(slot, &entry.backend))
+            || self.fewest.is_some_and(|fewest| Sessions::of(&entry.backend).exceeds(fewest))
     }
 
     fn enter(&self, candidate: usize, condition: Condition) -> bool {
