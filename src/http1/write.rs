@@ -19,9 +19,10 @@ impl<'a> HeadWriter<'a> {
     /// Begins with `HTTP/1.1 SP status SP reason CRLF`. The version is ours, not the backend's
     /// (RFC 9110 §2.5).
     pub fn response(out: &'a mut Vec<u8>, status: u16, reason: &[u8]) -> Self {
+        debug_assert!((100..1000).contains(&status), "a status has three digits");
+        let digit = |place: u16| b'0' + (status / place % 10) as u8;
         out.extend_from_slice(b"HTTP/1.1 ");
-        push_decimal(out, u64::from(status));
-        out.push(b' ');
+        out.extend_from_slice(&[digit(100), digit(10), digit(1), b' ']);
         out.extend_from_slice(reason);
         out.extend_from_slice(b"\r\n");
         Self { out }
