@@ -25,7 +25,7 @@ pub(super) enum Cost {
 struct Offer {
     candidate: usize,
     load: u64,
-    cost: u128,
+    cost: u64,
     weight: u32,
 }
 
@@ -81,7 +81,7 @@ impl Offer {
     fn of(candidates: &impl Candidates, cost: Cost, candidate: usize) -> Self {
         let load = candidates.load(candidate);
         let weight = candidates.weight(candidate);
-        let latency_us = match cost {
+        let latency_us: u32 = match cost {
             Cost::Load => 1,
             Cost::LatencyAndLoad => match candidates.latency_us(candidate) {
                 Some(latency_us) => latency_us,
@@ -91,14 +91,15 @@ impl Offer {
                 None => u32::MAX,
             },
         };
-        let cost = (u128::from(load) + 1) * u128::from(latency_us);
+        // Nobody runs as many exchanges as would make it overflow.
+        let cost = load.saturating_add(1).saturating_mul(latency_us.into());
         Self { candidate, load, cost, weight }
     }
 
     /// Compares `cost / weight` without dividing.
     fn compare(&self, other: &Self) -> Ordering {
-        let (a, b) = (self.cost * u128::from(other.weight), other.cost * u128::from(self.weight));
-        a.cmp(&b)
+        let scaled = |cost: u64, weight: u32| u128::from(cost) * u128::from(weight);
+        scaled(self.cost, other.weight).cmp(&scaled(other.cost, self.weight))
     }
 
     fn choice(self) -> Choice {
