@@ -114,16 +114,23 @@ pub fn response_framing(
 /// Digits only: no sign, no list, no white space within (RFC 9110 §8.6).
 fn parse_length(value: &[u8]) -> Result<u64, FramingError> {
     let value = trim_ows(value);
+    let number = value.iter().try_fold(0_u64, |n, octet| {
+        let digit = octet.is_ascii_digit().then(|| u64::from(octet - b'0'))?;
+        n.checked_mul(10)?.checked_add(digit)
+    });
+    number.filter(|_| !value.is_empty()).ok_or_else(|| length_error(value))
+}
+
+/// Why this is no length.
+#[cold]
+fn length_error(value: &[u8]) -> FramingError {
     if value.contains(&b',') {
-        return Err(FramingError::LengthRepeated);
+        return FramingError::LengthRepeated;
     }
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return Err(FramingError::LengthInvalid);
+    match !value.is_empty() && value.iter().all(u8::is_ascii_digit) {
+        true => FramingError::LengthOverflow,
+        false => FramingError::LengthInvalid,
     }
-    value
-        .iter()
-        .try_fold(0_u64, |n, digit| n.checked_mul(10)?.checked_add(u64::from(digit - b'0')))
-        .ok_or(FramingError::LengthOverflow)
 }
 
 #[cfg(test)]
