@@ -65,7 +65,7 @@ impl HeadScan {
     pub fn advance(&mut self, input: &[u8]) -> Result<Option<Range<usize>>, ScanError> {
         // First, because octets that are no HTTP may hold what looks like the end of a line.
         self.check_first_octets(input)?;
-        while let Some(offset) = memchr(b'\n', &input[self.scanned..]) {
+        while let Some(offset) = line_feed(&input[self.scanned..]) {
             let line_feed = self.scanned + offset;
             if line_feed == self.line_start || input[line_feed - 1] != b'\r' {
                 return Err(ScanError::BareLf);
@@ -91,18 +91,33 @@ impl HeadScan {
 
     // Without this, a TLS client on the plain port would wait for the head deadline and the
     // operator would learn nothing.
+    #[inline]
     fn check_first_octets(&self, input: &[u8]) -> Result<(), ScanError> {
+        match input.get(self.start) {
+            Some(first) if super::field::is_token_octet(*first) => Ok(()),
+            _ => self.judge_first_octets(input.get(self.start..).unwrap_or_default()),
+        }
+    }
+
+    /// The same where they begin no start line, or have not come.
+    fn judge_first_octets(&self, octets: &[u8]) -> Result<(), ScanError> {
         let may_skip = self.leading == LeadingLine::Skip && self.start == 0;
-        match input.get(self.start..).unwrap_or_default() {
+        match octets {
             [] | [b'\r'] | [0x16] => Ok(()),
             [b'\r', b'\n', ..] if may_skip => Ok(()),
             [b'\r', ..] => Err(ScanError::EmptyLine),
             [b'\n', ..] => Err(ScanError::BareLf),
             [0x16, 0x03, ..] => Err(ScanError::Tls),
-            [first, ..] if super::field::is_token_octet(*first) => Ok(()),
             _ => Err(ScanError::NotHttp),
         }
     }
+}
+
+/// Where the first line feed is. That of an empty line, with which every head ends, is not searched
+/// for.
+#[inline]
+fn line_feed(octets: &[u8]) -> Option<usize> {
+    if octets.starts_with(b"\r\n") { Some(1) } else { memchr(b'\n', octets) }
 }
 
 #[cfg(test)]
