@@ -59,6 +59,10 @@ const COALESCED_BYTES_MAX: u64 = 16 * 1024;
 /// How long a head waits for its small body.
 const COALESCE_WAIT: Duration = Duration::from_millis(50);
 
+/// Octets that a response's head gains on its way, as a rule: when it came, who it comes from, and
+/// what becomes of its connection. Where it is more, the buffer grows.
+const ADDED_BYTES_MAX: usize = 256;
+
 /// How long the client of a stream whose time is over may take for what is being sent.
 const LAST_SEND: Duration = Duration::from_secs(1);
 
@@ -283,7 +287,9 @@ where
                 self.receive_head(&mut received).await?;
                 continue;
             };
-            let mut out = self.worker.buffers.take(Size::Small);
+            // What arrived behind the head goes into it too, if it is little.
+            let room = (received.len() + ADDED_BYTES_MAX).max(Size::Small.bytes());
+            let mut out = self.worker.buffers.take(Size::holding(room));
             let plan = self.settle(request, &received[..head.end], interims, &mut out)?;
             match plan.then {
                 Then::Relay | Then::Tunnel => {
