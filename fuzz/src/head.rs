@@ -1,11 +1,11 @@
 //! Target `head`: octets as a client sends them. The input is nothing but those octets.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use stepflow_load_balancer::{
     exchange::{Announced, Answer, ErrorContext, ErrorFormat, Failure, admit, error_format},
     http1::{
-        FIELDS_MAX, HeadError, HeadScan, LeadingLine, Method, RequestHead, ScanError,
+        DateLine, FIELDS_MAX, HeadError, HeadScan, LeadingLine, Method, RequestHead, ScanError,
         Target as RequestTarget, Version, field_storage, parse_request,
     },
 };
@@ -144,9 +144,9 @@ fn refused(failure: Failure, format: ErrorFormat) -> Verdict {
     assert!((400..500).contains(&status) || matches!(status, 501 | 505 | 508), "{failure:?}");
     let (body, content_type) = failure.body(format, &ErrorContext::default());
     let mut out = Vec::new();
-    let date = "Sun, 06 Nov 1994 08:49:37 GMT";
     let answer = Answer { status, content_type: Some(content_type), body: &body };
-    answer.write(&mut out, Method::Post, date, Announced::Close);
+    let date = DateLine::at(Duration::from_secs(784_111_777));
+    answer.write(&mut out, Method::Post, &date, Announced::Close);
     let end = scan(LeadingLine::Refuse, &out).ok().flatten().expect("a head").end;
     let head = naive::head(&out[..end]).expect("a head");
     let length: usize = String::from_utf8_lossy(

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use crate::http1::{
-    BodyError, Field, FramingError, FramingFields, HeadError, HeadWriter, HttpDate, Method,
+    BodyError, DateLine, Field, FramingError, FramingFields, HeadError, HeadWriter, Method,
     RequestHead, ScanError, Version, list_contains, reason_phrase,
 };
 
@@ -193,7 +193,7 @@ impl Response {
         let reason = reason_phrase(self.status);
         let mut head = HeadWriter::response(out, self.status, reason.as_bytes());
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        head.field(b"Date", HttpDate(now).to_string().as_bytes());
+        head.line(DateLine::at(now).as_bytes());
         head.field(b"Content-Type", self.content_type.as_bytes());
         for (name, value) in &self.fields {
             head.field(name.as_bytes(), value.as_bytes());

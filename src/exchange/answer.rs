@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{ErrorFormat, Failure, Origin};
 use crate::{
-    http1::{HeadWriter, Method, reason_phrase},
+    http1::{DateLine, HeadWriter, Method, reason_phrase},
     model::{HealthCounts, Phase},
 };
 
@@ -55,11 +55,11 @@ pub struct Answer<'a> {
 }
 
 impl Answer<'_> {
-    /// Appends head and body. `date` is an IMF-fixdate (RFC 9110 §5.6.7).
-    pub fn write(&self, out: &mut Vec<u8>, method: Method, date: &str, announced: Announced) {
+    /// Appends head and body. `date` is the moment at which this is written.
+    pub fn write(&self, out: &mut Vec<u8>, method: Method, date: &DateLine, announced: Announced) {
         let mut head =
             HeadWriter::response(out, self.status, reason_phrase(self.status).as_bytes());
-        head.field(b"Date", date.as_bytes());
+        head.line(date.as_bytes());
         if let Some(content_type) = self.content_type {
             head.field(b"Content-Type", content_type.as_bytes());
         }

@@ -1,9 +1,11 @@
 //! What the tests of this module share: heads written as lines, and what is decided about them.
 
+use std::time::Duration;
+
 use super::*;
 use crate::{
     http1::{
-        HeadScan, LeadingLine, RequestHead, ResponseHead, field_storage, parse_request,
+        DateLine, HeadScan, LeadingLine, RequestHead, ResponseHead, field_storage, parse_request,
         parse_response,
     },
     model::Trust,
@@ -30,6 +32,14 @@ const CLIENT: ClientFacts<'static> = ClientFacts {
 
 /// The same, when it may be anybody.
 const STRANGER: ClientFacts<'static> = ClientFacts { trust: Trust::Hearsay, ..CLIENT };
+
+/// When every response here is received or written.
+const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+
+/// The same as a field line.
+fn date() -> DateLine {
+    DateLine::at(Duration::from_secs(784_111_777))
+}
 
 /// A head of these lines, the start line first.
 fn head(lines: &[&str]) -> Vec<u8> {

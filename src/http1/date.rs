@@ -1,28 +1,70 @@
 //! Pure: dates as HTTP writes them (RFC 9110 §5.6.7).
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
-/// A moment as `Sun, 06 Nov 1994 08:49:37 GMT`, given as the time since 1970-01-01 00:00 UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HttpDate(pub Duration);
+/// A moment as a field line: `Date: Sun, 06 Nov 1994 08:49:37 GMT` and its end (RFC 9110 §6.6.1).
+///
+/// It stays written out for as long as its second lasts: whoever says it often moves one on, and
+/// copies it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DateLine {
+    second: u64,
+    octets: [u8; TEMPLATE.len()],
+}
 
-/// Length of every date in octets, up to the year 9999.
-pub const HTTP_DATE_BYTES: usize = 29;
+const TEMPLATE: [u8; 37] = *b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n";
 
-impl fmt::Display for HttpDate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // 1970-01-01 was a Thursday.
-        const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-        const MONTHS: [&str; 12] =
-            ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-        let seconds = self.0.as_secs();
-        let days = seconds / 86_400;
-        let CivilDate { year, month, day } = CivilDate::from_days(days);
-        let weekday = WEEKDAYS[usize::from((days % 7) as u8)];
-        let month = MONTHS[usize::from(month) - 1];
-        let (hour, minute, second) = (seconds % 86_400 / 3600, seconds % 3600 / 60, seconds % 60);
-        write!(f, "{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
+/// The last second of the year 9999: the format has four digits for a year.
+const SECOND_MAX: u64 = 253_402_300_799;
+
+impl DateLine {
+    /// The moment so long after 1970-01-01 00:00 UTC. Those after the year 9999 are its end.
+    pub fn at(since_epoch: Duration) -> Self {
+        let mut line = Self { second: 0, octets: TEMPLATE };
+        line.move_to(since_epoch);
+        line
     }
+
+    /// Says another moment, later or earlier. Within one second nothing is written.
+    pub fn move_to(&mut self, since_epoch: Duration) {
+        let second = since_epoch.as_secs().min(SECOND_MAX);
+        if second != self.second {
+            self.second = second;
+            self.write();
+        }
+    }
+
+    /// The whole line, CR LF included.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.octets
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "each part of a date is below 100")]
+    fn write(&mut self) {
+        // 1970-01-01 was a Thursday.
+        const WEEKDAYS: [&[u8; 3]; 7] = [b"Thu", b"Fri", b"Sat", b"Sun", b"Mon", b"Tue", b"Wed"];
+        const MONTHS: [&[u8; 3]; 12] = [
+            b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov",
+            b"Dec",
+        ];
+        let (days, second) = (self.second / 86_400, self.second % 86_400);
+        let CivilDate { year, month, day } = CivilDate::from_days(days);
+        let mut put = |at: usize, text: &[u8]| {
+            self.octets[at..at + text.len()].copy_from_slice(text);
+        };
+        put(6, WEEKDAYS[usize::from((days % 7) as u8)]);
+        put(11, &two_digits(day));
+        put(14, MONTHS[usize::from(month) - 1]);
+        put(18, &two_digits((year / 100) as u8));
+        put(20, &two_digits((year % 100) as u8));
+        put(23, &two_digits((second / 3600) as u8));
+        put(26, &two_digits((second % 3600 / 60) as u8));
+        put(29, &two_digits((second % 60) as u8));
+    }
+}
+
+fn two_digits(number: u8) -> [u8; 2] {
+    [b'0' + number / 10, b'0' + number % 10]
 }
 
 /// A day of the proleptic Gregorian calendar.
@@ -65,16 +107,35 @@ mod tests {
     fn dates_are_imf_fixdates() {
         let cases = [
             (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (86_399, "Thu, 01 Jan 1970 23:59:59 GMT"),
             (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (946_684_799, "Fri, 31 Dec 1999 23:59:59 GMT"),
+            (946_684_800, "Sat, 01 Jan 2000 00:00:00 GMT"),
             (951_782_399, "Mon, 28 Feb 2000 23:59:59 GMT"),
             (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT"),
+            (951_868_800, "Wed, 01 Mar 2000 00:00:00 GMT"),
+            (1_709_210_096, "Thu, 29 Feb 2024 12:34:56 GMT"),
+            (1_798_761_599, "Thu, 31 Dec 2026 23:59:59 GMT"),
+            (2_147_483_647, "Tue, 19 Jan 2038 03:14:07 GMT"),
+            (2_147_483_648, "Tue, 19 Jan 2038 03:14:08 GMT"),
             (4_107_542_400, "Mon, 01 Mar 2100 00:00:00 GMT"),
+            (4_294_967_296, "Sun, 07 Feb 2106 06:28:16 GMT"),
             (253_402_300_799, "Fri, 31 Dec 9999 23:59:59 GMT"),
+            // A clock that has lost its mind still makes a date.
+            (253_402_300_800, "Fri, 31 Dec 9999 23:59:59 GMT"),
+            (u64::MAX, "Fri, 31 Dec 9999 23:59:59 GMT"),
         ];
-        for (seconds, want) in cases {
-            let text = HttpDate(Duration::from_secs(seconds)).to_string();
-            assert_eq!(text, want);
-            assert_eq!(text.len(), HTTP_DATE_BYTES);
+        // One line goes through all of them, forwards and back.
+        let mut moved = DateLine::at(Duration::from_secs(1));
+        for (seconds, want) in cases.iter().chain(cases.iter().rev()) {
+            let moment = Duration::new(*seconds, 999_999_999);
+            moved.move_to(moment);
+            let want = format!("Date: {want}\r\n");
+            assert_eq!(
+                moved.as_bytes().escape_ascii().to_string(),
+                want.escape_default().to_string()
+            );
+            assert_eq!(moved, DateLine::at(moment), "{seconds}");
         }
     }
 

@@ -29,7 +29,7 @@ mod transfer;
 mod write;
 
 pub use body::{Body, BodyError, BodyLimits, Step};
-pub use date::{CivilDate, HTTP_DATE_BYTES, HttpDate};
+pub use date::{CivilDate, DateLine};
 pub use edits::{Edit, Edits};
 pub use field::{Field, connection_tokens, is_alias, is_token, list_contains};
 pub use framing::{Framing, FramingError, FramingFields, request_framing, response_framing};

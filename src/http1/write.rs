@@ -35,7 +35,7 @@ impl<'a> HeadWriter<'a> {
 
     /// Appends a field line that is written out already, its end included: one copy in place of
     /// four.
-    pub fn line(&mut self, line: &'static [u8]) -> &mut Self {
+    pub fn line(&mut self, line: &[u8]) -> &mut Self {
         debug_assert!(line.ends_with(b"\r\n"), "no line");
         self.out.extend_from_slice(line);
         self

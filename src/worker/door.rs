@@ -13,7 +13,7 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     rc::Rc,
     sync::atomic::{Ordering, fence},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use monoio::net::TcpStream;
@@ -21,7 +21,7 @@ use monoio::net::TcpStream;
 use super::{Worker, buffer::Size};
 use crate::{
     exchange::{Announced, Answer, ErrorContext, ErrorFormat, Failure, Tick},
-    http1::{HttpDate, Method},
+    http1::Method,
     stats::{ClientCounts, ClientKey, StatusKey},
     sys::Duplex,
     telemetry::{AccessRecord, Routed, loggable_path},
@@ -118,11 +118,9 @@ pub(super) fn refuse(worker: &Worker, stream: TcpStream, address: SocketAddr, fa
     let Some(status) = failure.status() else { return };
     let context = ErrorContext::default();
     let (body, content_type) = failure.body(ErrorFormat::Text, &context);
-    let now = SystemTime::now();
-    let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut out = worker.buffers.take(Size::Small);
     let answer = Answer { status, content_type: Some(content_type), body: &body };
-    answer.write(&mut out, Method::Get, &HttpDate(since_epoch).to_string(), Announced::Close);
+    answer.write(&mut out, Method::Get, &worker.date.borrow(), Announced::Close);
     if let Ok(connection) = Duplex::new(stream, Rc::clone(&worker.turns)) {
         // A client that does not take this much into an empty buffer has gone.
         let _ = connection.try_send(&out);
@@ -142,7 +140,7 @@ pub(super) fn refuse(worker: &Worker, stream: TcpStream, address: SocketAddr, fa
         return;
     }
     let was_logged = worker.logger.log(AccessRecord {
-        finished: now,
+        finished: SystemTime::now(),
         method: Method::Other.label(),
         path: loggable_path(b""),
         status,

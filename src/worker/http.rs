@@ -6,7 +6,7 @@ use std::{
     pin::pin,
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime},
 };
 
 use monoio::net::TcpStream;
@@ -31,7 +31,7 @@ use crate::{
         Failure, Fate, Origin, Persistence, Recipient, RequestPlan, Retry, Sent, StreamEnd, Via,
         admit, error_format, fault_of, hash_key, health_answer, may_retry, write_request,
     },
-    http1::{Framing, HttpDate, Method, Transfer, Version, field_storage, parse_request},
+    http1::{Framing, Method, Transfer, Version, field_storage, parse_request},
     model::{InstanceId, Phase},
     session::Affinity,
     sse::Pushed,
@@ -559,14 +559,12 @@ async fn send(
     then: Then,
 ) -> Fate {
     let mut out = worker.buffers.take(Size::Small);
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let date = HttpDate(since_epoch).to_string();
     let announced = match then {
         Then::Close => Announced::Close,
         Then::Continue if account.version == Version::Http10 => Announced::KeepAlive,
         Then::Continue => Announced::Nothing,
     };
-    answer.write(&mut out, account.method, &date, announced);
+    answer.write(&mut out, account.method, &worker.date.borrow(), announced);
     account.status = answer.status;
     account.bytes_down = answer.body.len() as u64;
     match client.send_answer(out).await {

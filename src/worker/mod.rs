@@ -52,7 +52,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant, SystemTime},
 };
 
 pub use drain::SharedPace;
@@ -70,7 +70,7 @@ use crate::{
     balance::Picker,
     config::{Algorithm, Config, Resilience},
     exchange::{Failure, HandshakeReader, RetryBudget, Tick},
-    http1::BodyLimits,
+    http1::{BodyLimits, DateLine},
     link::{Report, Subscriber},
     model::{BackendId, InstanceId, Phase},
     stats::WorkerStats,
@@ -189,6 +189,8 @@ struct Worker {
     /// Listens to event streams, where their silence may eject a backend.
     hearing: Option<Hearing>,
     alarms: Rc<Alarms>,
+    /// The time of day as responses say it, as of the last tick.
+    date: RefCell<DateLine>,
     buffers: Buffers,
     /// For large bodies at speed.
     lanes: Lanes,
@@ -335,6 +337,7 @@ async fn live(
         drain: Drain::new(&config, parts.drain_pace, seed),
         hearing: Hearing::new(&config.outliers),
         alarms: Alarms::new(Instant::now()),
+        date: RefCell::new(DateLine::at(since_epoch())),
         buffers: Buffers::default(),
         lanes: Lanes::default(),
         turns,
@@ -440,12 +443,18 @@ async fn each_ring(
     }
 }
 
-/// Moves the coarse clock on, wakes what is due, and lets idle upstream connections go.
+/// The time of day, since 1970. A clock before that is wrong either way.
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Moves the coarse clocks on, wakes what is due, and lets idle upstream connections go.
 async fn tick(worker: Rc<Worker>) {
     loop {
         monoio::time::sleep(Tick::LENGTH).await;
         let now = Instant::now();
         worker.alarms.walk(now);
+        worker.date.borrow_mut().move_to(since_epoch());
         drain::tick(&worker, now);
         worker.door.expire(worker.alarms.now());
         worker.buffers.tick(worker.alarms.now());
@@ -545,6 +554,7 @@ mod tests {
             drain: Drain::new(&config, pace, 1),
             hearing: None,
             alarms: Alarms::new(Instant::now()),
+            date: RefCell::new(DateLine::at(since_epoch())),
             buffers: Buffers::default(),
             lanes: Lanes::default(),
             turns: Turns::new().unwrap().0,
@@ -567,7 +577,7 @@ mod tests {
             let connections = (0..3).map(|number| {
                 let served = Rc::clone(&counted);
                 let connection = async move {
-                    monoio::time::sleep(std::time::Duration::from_millis(1)).await;
+                    monoio::time::sleep(Duration::from_millis(1)).await;
                     assert_ne!(number, 1, "on purpose");
                     served.set(served.get() + 1);
                 };

@@ -14,6 +14,7 @@
 //! `LB_DIFFERENTIAL_SEED` repeats a generated run, `LB_DIFFERENTIAL_CASES` makes it longer.
 
 mod corpus;
+mod dates;
 mod foreign;
 mod generated;
 mod hyper_reader;

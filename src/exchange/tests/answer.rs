@@ -10,7 +10,6 @@ use crate::{
     model::{HealthCounts, Phase},
 };
 
-const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 const COUNTS: HealthCounts = HealthCounts { total: 3, healthy: 1, usable: 1 };
 
 /// Would end a string, a member, a line and a head, if it were let.
@@ -113,7 +112,7 @@ fn written(status: u16, method: Method, closes: bool) -> Vec<u8> {
     Answer { status, content_type: Some("text/plain"), body: b"body\n" }.write(
         &mut out,
         method,
-        DATE,
+        &date(),
         if closes { Announced::Close } else { Announced::Nothing },
     );
     out
@@ -153,6 +152,7 @@ fn every_answer_parses_and_carries_what_its_status_asks_for() {
                     };
                     assert_eq!(head.status, status);
                     assert!(!head.reason.is_empty(), "{status} has no reason phrase");
+                    assert_eq!(values("Date"), [DATE.as_bytes()]);
                     // HEAD tells the length of the body that it leaves out.
                     assert_eq!(values("Content-Length"), [b"5"]);
                     let retry: &[&[u8]] = if matches!(status, 429 | 503) { &[b"5"] } else { &[] };
