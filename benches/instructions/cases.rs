@@ -12,10 +12,12 @@ use std::{
 
 use stepflow_load_balancer::{
     balance::Picker,
-    exchange::{ClientFacts, Via, admit, plan_response, write_request, write_response},
+    exchange::{
+        ClientFacts, ResponseFacts, Via, admit, plan_response, write_request, write_response,
+    },
     http1::{
-        Coding, Edits, FIELDS_MAX, Framing, HeadScan, LeadingLine, Method, Transfer, field_storage,
-        parse_request, parse_response,
+        Coding, DateLine, Edits, FIELDS_MAX, Framing, HeadScan, LeadingLine, Method, Transfer,
+        field_storage, parse_request, parse_response,
     },
     model::{
         Backend, BackendId, Health, Hints, Initialisation, InitialisationProgress, InstanceId,
@@ -42,6 +44,10 @@ const SMALL_ANSWER: &str = "HTTP/1.1 200 OK\r\nServer: uvicorn\r\n\
     Date: Sat, 21 Nov 2026 12:00:00 GMT\r\nContent-Type: application/json\r\n\
     Content-Length: 27\r\n\r\n";
 
+/// The same of a backend that has no clock, or does not say what it shows.
+const UNDATED_ANSWER: &str = "HTTP/1.1 200 OK\r\nServer: uvicorn\r\n\
+    Content-Type: application/json\r\nContent-Length: 27\r\n\r\n";
+
 const EVENT_STREAM: &str = "HTTP/1.1 200 OK\r\nServer: uvicorn\r\n\
     Date: Sat, 21 Nov 2026 12:00:00 GMT\r\nCache-Control: no-store\r\n\
     Content-Type: text/event-stream; charset=utf-8\r\n\
@@ -56,6 +62,11 @@ fn hundred_fields() -> String {
     let fields: String =
         (0..100).map(|n| format!("X-Field-{n}: value of field number {n}\r\n")).collect();
     format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n")
+}
+
+/// An answer on a connection that goes on, to a request that named nobody.
+fn facts<'a>(received: &'a DateLine, edits: &'a Edits) -> ResponseFacts<'a> {
+    ResponseFacts { closes: false, routed_instance: None, received, edits }
 }
 
 /// Octets as they lie in a buffer of a worker. What a search costs depends on how its input is
@@ -111,7 +122,10 @@ fn heads(cases: &mut Cases) {
     let mut storage = field_storage();
     let request = parse_request(STEPFLOW_POST.as_bytes(), &mut storage, FIELDS_MAX).unwrap();
     let request = admit(&request).unwrap().plan;
-    for (name, text) in [("small", SMALL_ANSWER), ("event_stream", EVENT_STREAM)] {
+    let date = DateLine::at(Duration::from_secs(1_795_262_400));
+    let answers =
+        [("small", SMALL_ANSWER), ("undated", UNDATED_ANSWER), ("event_stream", EVENT_STREAM)];
+    for (name, text) in answers {
         let octets = received(text);
         cases.case(&format!("response/scan_and_parse/{name}"), 1, || {
             let mut scan = HeadScan::new(LeadingLine::Refuse);
@@ -125,7 +139,7 @@ fn heads(cases: &mut Cases) {
         cases.case(&format!("response/plan_and_write/{name}"), 1, || {
             out.clear();
             let plan = plan_response(&request, black_box(&head), 0).unwrap();
-            write_response(&mut out, &head, &request, &plan, false, None, &Edits::NONE);
+            write_response(&mut out, &head, &request, &plan, &facts(&date, &Edits::NONE));
         });
     }
 }
@@ -303,7 +317,8 @@ fn sessions(cases: &mut Cases) {
     let request = parse_request(STEPFLOW_POST.as_bytes(), &mut storage, FIELDS_MAX).unwrap();
     let request = admit(&request).unwrap().plan;
     let plan = plan_response(&request, &answer, 0).unwrap();
-    write_response(&mut out, &answer, &request, &plan, false, None, &seal().edits);
+    let date = DateLine::at(Duration::ZERO);
+    write_response(&mut out, &answer, &request, &plan, &facts(&date, &seal().edits));
     let mut storage = field_storage();
     let given = parse_response(&out, &mut storage, FIELDS_MAX).unwrap();
     cases.case("session/open", 1, || {

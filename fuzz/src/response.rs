@@ -4,13 +4,15 @@
 //! protocols, bit 3 the connection closes, bit 4 an instance was asked for, bit 5 many interim
 //! responses came before), then the octets.
 
+use std::time::Duration;
+
 use stepflow_load_balancer::{
     exchange::{
-        Failure, Origin, Persistence, RequestPlan, ResponsePlan, Then, admit, plan_response,
-        write_response,
+        Failure, Origin, Persistence, RequestPlan, ResponseFacts, ResponsePlan, Then, admit,
+        plan_response, write_response,
     },
     http1::{
-        Coding, Edits, FIELDS_MAX, Framing, LeadingLine, Method, ResponseHead, Version,
+        Coding, DateLine, Edits, FIELDS_MAX, Framing, LeadingLine, Method, ResponseHead, Version,
         field_storage, parse_request, parse_response,
     },
 };
@@ -23,6 +25,10 @@ use super::{
 };
 
 const INSTANCE: &[u8] = b"pod-1";
+
+/// When every response is received, in both of the forms in which it is told.
+const RECEIVED: (Duration, &[u8]) =
+    (Duration::from_secs(784_111_777), b"Sun, 06 Nov 1994 08:49:37 GMT");
 
 /// Fields that the product writes itself or leaves out for a reason of its own.
 const OURS: [&str; 7] = [
@@ -91,9 +97,15 @@ fn relay(
     assert!(plan.then != Then::Tunnel || (request.upgrade && head.status == 101), "{shown}");
     assert!(interims < 32 || head.status >= 200 || plan.then == Then::Tunnel, "{shown}");
     let mut out = Vec::new();
-    write_response(&mut out, &head, request, &plan, closes, routed, &Edits::NONE);
+    let facts = ResponseFacts {
+        closes,
+        routed_instance: routed,
+        received: &DateLine::at(RECEIVED.0),
+        edits: &Edits::NONE,
+    };
+    write_response(&mut out, &head, request, &plan, &facts);
     let again = naive::head(&out).unwrap_or_else(|| panic!("no head: {}", out.escape_ascii()));
-    same_message(&naive, &again, &head, &out);
+    same_message(&naive, &again, &head, &plan, &out);
     let framing = framing_for_client(request, head.status, &again.fields);
     says_how_it_ends(request, &plan, framing, &again.fields, closes);
     if let Some(instance) = routed.filter(|_| matches!(plan.then, Then::Relay | Then::Tunnel)) {
@@ -111,12 +123,18 @@ fn owned(head: &ResponseHead<'_>) -> Lines {
     head.fields.iter().map(|line| (line.name.to_owned(), line.value.to_vec())).collect()
 }
 
-fn same_message(naive: &naive::Head, again: &naive::Head, head: &ResponseHead<'_>, out: &[u8]) {
+fn same_message(
+    naive: &naive::Head,
+    again: &naive::Head,
+    head: &ResponseHead<'_>,
+    plan: &ResponsePlan,
+    out: &[u8],
+) {
     let shown = out.escape_ascii();
     let mut storage = field_storage();
     let ours = parse_response(out, &mut storage, FIELDS_MAX);
     // A head of the most fields that there can be has no room for those that we add.
-    if naive.fields.len() + OURS.len() < FIELDS_MAX {
+    if naive.fields.len() + OURS.len() + 1 < FIELDS_MAX {
         let ours = ours.unwrap_or_else(|e| panic!("{e:?}: {shown}"));
         assert_eq!((ours.status, ours.reason), (head.status, head.reason), "{shown}");
         assert_eq!(owned(&ours), again.fields, "{shown}");
@@ -127,6 +145,10 @@ fn same_message(naive: &naive::Head, again: &naive::Head, head: &ResponseHead<'_
     };
     let mut want = theirs(&naive.fields);
     want.retain(|(name, _)| goes_on(name, &naive.fields));
+    // RFC 9110 §6.6.1: a final response without a date gets one.
+    if plan.then == Then::Relay && values(&want, "date").next().is_none() {
+        want.push(("Date".to_owned(), RECEIVED.1.to_vec()));
+    }
     assert_eq!(theirs(&again.fields), want, "{shown}");
 }
 

@@ -15,14 +15,16 @@ const HOP_BY_HOP: [&str; 8] = [
 ];
 
 /// May not be removed by listing them in `Connection`: what frames, routes, describes or
-/// authenticates a message, what its sender waits for, and what ends a loop.
-const PROTECTED: [&str; 14] = [
+/// authenticates a message, what its sender waits for, what ends a loop, and when a message was
+/// made.
+const PROTECTED: [&str; 15] = [
     "authorization",
     "cache-control",
     "content-encoding",
     "content-length",
     "content-type",
     "cookie",
+    "date",
     "expect",
     "host",
     "max-forwards",

@@ -8,8 +8,8 @@ use std::cmp::Ordering;
 use super::{Admission, RequestPlan, ResponsePlan, Then};
 use crate::{
     http1::{
-        Coding, Edit, Edits, FIELDS_MAX, Field, FieldLine, Framing, HeadWriter, RequestHead,
-        ResponseHead, Version, connection_tokens, is_alias,
+        Coding, DateLine, Edit, Edits, FIELDS_MAX, Field, FieldLine, Framing, HeadWriter,
+        RequestHead, ResponseHead, Version, connection_tokens, is_alias,
     },
     model::Trust,
 };
@@ -248,18 +248,28 @@ fn takes_away(listed: Option<&Listed>, index: u8, field: Field) -> bool {
     !field.is_protected() && listed.is_some_and(|listed| listed.contains(index))
 }
 
-/// Appends the head that the client gets. `closes` announces the end of the connection;
-/// `routed_instance` names the instance that the request asked for and reached; `edits` is what
-/// sessions change.
+/// What is known about a response besides what its backend said.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseFacts<'a> {
+    /// The client's connection ends behind it, which is announced.
+    pub closes: bool,
+    /// The instance that the request asked for and reached.
+    pub routed_instance: Option<&'a [u8]>,
+    /// When it was received.
+    pub received: &'a DateLine,
+    /// What sessions change.
+    pub edits: &'a Edits,
+}
+
+/// Appends the head that the client gets.
 pub fn write_response(
     out: &mut Vec<u8>,
     head: &ResponseHead<'_>,
     request: &RequestPlan,
     plan: &ResponsePlan,
-    closes: bool,
-    routed_instance: Option<&[u8]>,
-    edits: &Edits,
+    facts: &ResponseFacts<'_>,
 ) {
+    let ResponseFacts { closes, routed_instance, received, edits } = *facts;
     let mut writer = HeadWriter::response(out, head.status, head.reason);
     let listed = plan.connection_lists_fields.then(|| Listed::among(head.fields));
     let is_final = matches!(plan.then, Then::Relay | Then::Tunnel);
@@ -285,6 +295,12 @@ pub fn write_response(
                 writer.field(name, line.value);
             }
         }
+    }
+    // RFC 9110 §6.6.1: whoever forwards a response without `Date` appends when it came, and may
+    // replace one that is no date. That is not done: what its origin said, be it wrong or twice,
+    // tells a reader more.
+    if plan.then == Then::Relay && !plan.has_date {
+        writer.line(received.as_bytes());
     }
     if plan.coding == Coding::Chunked {
         writer.line(b"Transfer-Encoding: chunked\r\n");

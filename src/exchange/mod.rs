@@ -41,7 +41,7 @@ pub use drain::{
     DrainTerm, EarlyEnd, Nature, Stretch, Takers, Verdict, age_of_one, ends_by_age, verdict,
 };
 pub use failure::{Failure, Origin, Stage};
-pub use forward::{ClientFacts, SELF_NAME, Via, write_request, write_response};
+pub use forward::{ClientFacts, ResponseFacts, SELF_NAME, Via, write_request, write_response};
 pub use handshake::{
     HANDSHAKE_BYTES_MAX, Handshake, HandshakeReader, is_refusal, may_be_handshake,
 };

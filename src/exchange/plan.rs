@@ -410,6 +410,8 @@ pub struct ResponsePlan {
     pub upstream_persistence: Persistence,
     /// `Connection` names fields besides the well-known ones.
     pub(super) connection_lists_fields: bool,
+    /// Its backend says when it was made.
+    pub(super) has_date: bool,
 }
 
 impl ResponsePlan {
@@ -437,6 +439,7 @@ pub fn plan_response(
     let mut framing_fields = FramingFields::default();
     let mut tokens = ConnectionTokens::default();
     let (mut is_event_stream, mut is_encoded, mut names_protocol) = (false, false, false);
+    let mut has_date = false;
     for line in head.fields {
         match Field::of(line.name.as_bytes()) {
             Field::ContentLength => framing_fields.content_length(line.value),
@@ -445,6 +448,7 @@ pub fn plan_response(
             Field::ContentType => is_event_stream = list_contains(line.value, b"text/event-stream"),
             Field::ContentEncoding => is_encoded |= !line.value.eq_ignore_ascii_case(b"identity"),
             Field::Upgrade => names_protocol = true,
+            Field::Date => has_date = true,
             _ => {}
         }
     }
@@ -499,5 +503,6 @@ pub fn plan_response(
             || (coding == Coding::Identity && !matches!(framing, Framing::Length(_))),
         upstream_persistence,
         connection_lists_fields: tokens.lists_fields,
+        has_date,
     })
 }

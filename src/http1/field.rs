@@ -12,6 +12,7 @@ pub enum Field {
     ContentLength,
     ContentType,
     Cookie,
+    Date,
     Expect,
     Forwarded,
     Host,
@@ -48,6 +49,7 @@ impl Field {
         match name.len() {
             2 if is(name, b"te") => Self::Te,
             3 if is(name, b"via") => Self::Via,
+            4 if is(name, b"date") => Self::Date,
             4 if is(name, b"host") => Self::Host,
             6 if is(name, b"accept") => Self::Accept,
             6 if is(name, b"cookie") => Self::Cookie,
@@ -118,7 +120,7 @@ impl Field {
     /// May not be removed by being listed in `Connection`: a client that could strip these would
     /// choose how its request is framed, routed, attributed or authenticated, also where a proxy
     /// in front of us has said it. `Expect` too: without it nobody would answer a client that waits
-    /// for `100 Continue`.
+    /// for `100 Continue`. And `Date`: it is meant for whoever reads the message, caches above all.
     #[inline]
     pub fn is_protected(self) -> bool {
         self.is_testimony()
@@ -130,6 +132,7 @@ impl Field {
                     | Self::ContentLength
                     | Self::ContentType
                     | Self::Cookie
+                    | Self::Date
                     | Self::Expect
                     | Self::Host
                     | Self::MaxForwards

@@ -39,7 +39,8 @@ use crate::{
     config::Algorithm,
     exchange::{
         EarlyEnd, ExchangeEnd, Failure, Fate, Nature, Origin, Persistence, RequestPlan,
-        ResponsePlan, Sent, Then, Timer, conclude, ends_by_age, plan_response, write_response,
+        ResponseFacts, ResponsePlan, Sent, Then, Timer, conclude, ends_by_age, plan_response,
+        write_response,
     },
     http1::{
         BodyError, BodyLimits, Edits, Field, HeadScan, LeadingLine, ResponseHead, Transfer,
@@ -367,7 +368,6 @@ where
             }
         }
         let closes = self.client.must_close(&request.plan);
-        let routed = request.instance.as_ref().map(|instance| instance.as_bytes());
         let is_final = matches!(plan.then, Then::Relay | Then::Tunnel);
         let mut edits = match (&request.session, self.account.slot()) {
             (Some(session), Some(slot)) if is_final => {
@@ -380,7 +380,13 @@ where
         if self.account.explanation.is_some() {
             self.explain(&mut edits, &head, is_final);
         }
-        write_response(out, &head, &request.plan, &plan, closes, routed, &edits);
+        let facts = ResponseFacts {
+            closes,
+            routed_instance: request.instance.as_ref().map(|instance| instance.as_bytes()),
+            received: &self.worker.date.borrow(),
+            edits: &edits,
+        };
+        write_response(out, &head, &request.plan, &plan, &facts);
         Ok(plan)
     }
 

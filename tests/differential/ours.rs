@@ -1,13 +1,15 @@
 //! The product's reading, with the functions that the data path calls, and what it would forward.
 
+use std::time::Duration;
+
 use stepflow_load_balancer::{
     exchange::{
-        Admission, ClientFacts, Failure, RequestPlan, ResponsePlan, Then, Via, admit,
-        plan_response, write_request, write_response,
+        Admission, ClientFacts, Failure, RequestPlan, ResponseFacts, ResponsePlan, Then, Via,
+        admit, plan_response, write_request, write_response,
     },
     http1::{
-        Body, Edits, FIELDS_MAX, HeadScan, LeadingLine, RequestHead, ResponseHead, Step, Target,
-        field_storage, parse_request, parse_response,
+        Body, DateLine, Edits, FIELDS_MAX, HeadScan, LeadingLine, RequestHead, ResponseHead, Step,
+        Target, field_storage, parse_request, parse_response,
     },
     model::Trust,
 };
@@ -110,7 +112,13 @@ fn pass_response(octets: &[u8], method: &str) -> Result<Passage, Stopped> {
         let head = head.map_err(|_| Failure::ResponseHead)?;
         let as_plain = plan_response(&to_old, &head, interims)?;
         let as_forwarded = plan_response(&to_client, &head, interims)?;
-        write_response(&mut forwarded, &head, &to_client, &as_forwarded, false, None, &Edits::NONE);
+        let facts = ResponseFacts {
+            closes: false,
+            routed_instance: None,
+            received: &DateLine::at(Duration::from_secs(784_111_777)),
+            edits: &Edits::NONE,
+        };
+        write_response(&mut forwarded, &head, &to_client, &as_forwarded, &facts);
         match as_plain.then {
             Then::Interim | Then::Skip => {
                 at += found.end;

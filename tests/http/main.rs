@@ -13,6 +13,7 @@ mod affinity;
 mod balancing;
 mod bodies;
 mod cancel;
+mod dates;
 mod drain;
 mod draining;
 mod driver;

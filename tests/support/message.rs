@@ -1,6 +1,11 @@
 //! Heads and bodies, read strictly and without the product's codec.
 
+use std::time::{Duration, SystemTime};
+
 use super::show;
+
+/// How old the `Date` of a head may be that was just received.
+const DATE_AGE_MAX: Duration = Duration::from_secs(30);
 
 /// The head of a request or a response, as it was received.
 #[derive(Clone, PartialEq, Eq)]
@@ -88,6 +93,36 @@ impl Head {
         let digits = start.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
         let status = digits.and_then(|digits| digits.parse().ok());
         status.unwrap_or_else(|| panic!("no status line: {start:?}"))
+    }
+
+    /// When a response was made, as its one `Date` says in the one form in which dates are to be
+    /// written (RFC 9110 §5.6.7).
+    pub(crate) fn date(&self) -> SystemTime {
+        let text = self.field("date").unwrap_or_else(|| panic!("no date in {self:?}"));
+        let date = httpdate::parse_http_date(&text).unwrap_or_else(|e| panic!("{e}: {text:?}"));
+        assert_eq!(httpdate::fmt_http_date(date), text, "another form of date");
+        date
+    }
+
+    /// The octets of a response whose backend has sent no `Date`, without the line that the
+    /// balancer has added: one, of a moment that has just passed.
+    pub(crate) fn without_date(&self) -> Vec<u8> {
+        let age = SystemTime::now().duration_since(self.date());
+        assert!(age.as_ref().is_ok_and(|age| *age < DATE_AGE_MAX), "{age:?} in {self:?}");
+        let is_date = |line: &[u8]| line.starts_with(b"Date: ");
+        assert!(self.lines().any(is_date), "not written as the balancer does: {self:?}");
+        self.lines()
+            .filter(|line| !is_date(line))
+            .chain([&b""[..], b""])
+            .collect::<Vec<_>>()
+            .join(&b"\r\n"[..])
+    }
+
+    /// Every final response that comes out of the balancer says when it was made, whoever made it.
+    pub(crate) fn expect_date(&self) {
+        let is_response = self.octets.starts_with(b"HTTP/");
+        let lacks_date = is_response && self.status() >= 200 && !self.has("date");
+        assert!(!lacks_date, "no date in {self:?}");
     }
 
     /// Where the body ends, if there can be one. Contradictions fail the test.

@@ -192,12 +192,12 @@ impl Wire {
 
     /// The next head, or how the other side ended instead. Without a deadline.
     pub(crate) fn head_or_end(&mut self) -> Result<Head, End> {
-        self.take_when(None, end_of_head).map(Head::new)
+        self.take_when(None, end_of_head).map(checked)
     }
 
     /// The next head.
     pub(crate) fn head(&mut self) -> Head {
-        Head::new(self.take_by(end_of_head))
+        checked(self.take_by(end_of_head))
     }
 
     /// The body that a head announces. `UntilClose` where it announces none is the caller's say.
@@ -302,6 +302,12 @@ impl Wire {
     pub(crate) fn response(&mut self) -> Response {
         self.response_to("GET")
     }
+}
+
+fn checked(octets: Vec<u8>) -> Head {
+    let head = Head::new(octets);
+    head.expect_date();
+    head
 }
 
 fn end_of_head(inbox: &[u8]) -> Option<usize> {

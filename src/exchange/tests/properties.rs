@@ -22,11 +22,12 @@ const HOP_BY_HOP: [&str; 8] = [
 ];
 
 /// May not be removed by listing them in `Connection`.
-const PROTECTED: [&str; 16] = [
+const PROTECTED: [&str; 17] = [
     "cache-control",
     "content-encoding",
     "content-length",
     "content-type",
+    "date",
     "expect",
     "forwarded",
     "host",
@@ -61,6 +62,8 @@ const NAMES: &[&str] = &[
     "Content-Encoding",
     "content-length",
     "Content-Type",
+    "Date",
+    "dATE",
     "Expect",
     "Host",
     "host",
@@ -112,6 +115,7 @@ const VALUES: &[&str] = &[
     "10.0.0.1",
     "connection, host, content-length, upgrade",
     "keep-alive, upgrade, x-a",
+    "date",
     "1.1 stepflow-load-balancer",
     "trailers",
     "gzip;q=0.5, Trailers",
@@ -338,15 +342,13 @@ fn check_response(
         return Ok(true);
     }
     let mut out = Vec::new();
-    write_response(
-        &mut out,
-        &parsed,
-        request,
-        &plan,
+    let facts = ResponseFacts {
         closes,
-        routed.map(str::as_bytes),
-        &Edits::NONE,
-    );
+        routed_instance: routed.map(str::as_bytes),
+        received: &date(),
+        edits: &Edits::NONE,
+    };
+    write_response(&mut out, &parsed, request, &plan, &facts);
 
     let found = HeadScan::new(LeadingLine::Refuse).advance(&out);
     prop_assert_eq!(found, Ok(Some(0..out.len())), "{}", out.escape_ascii());
@@ -382,8 +384,12 @@ fn check_response(
     let theirs = |lines: &Lines| -> Lines {
         lines.iter().filter(|(name, _)| !is_one_of(name, &ours)).cloned().collect()
     };
-    let want: Lines =
+    let mut want: Lines =
         theirs(&lines).into_iter().filter(|(name, _)| goes_on(name, &lines)).collect();
+    // Behind it is ours, if nobody has said when it was made (RFC 9110 §6.6.1).
+    if plan.then == Then::Relay && !want.iter().any(|(name, _)| is_one_of(name, &["date"])) {
+        want.push(("Date".to_owned(), DATE.into()));
+    }
     prop_assert_eq!(theirs(&owned(again.fields)), want);
     Ok(true)
 }

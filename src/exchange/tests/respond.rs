@@ -18,24 +18,39 @@ const UPGRADE: Case<'_> = Case {
     ..GET
 };
 
+/// The `Date` that a final response without one is given is looked for and left out of `want`.
 fn check(case: &Case<'_>, lines: &[&str], want: &[&str]) {
+    let out = written(case, lines);
+    let ours = format!("Date: {DATE}\r\n");
+    let is_final = plan(case, lines).then == Then::Relay;
+    let is_dated = want.iter().any(|line| line.to_ascii_lowercase().starts_with("date:"));
+    let text = out.escape_ascii().to_string();
+    let found = text.matches(&ours.escape_default().to_string()).count();
+    assert_eq!(found, usize::from(is_final && !is_dated), "{text}");
+    let out = text.replace(&ours.escape_default().to_string(), "");
+    assert_eq!(out, head(want).escape_ascii().to_string(), "{lines:?}");
+}
+
+fn plan(case: &Case<'_>, lines: &[&str]) -> ResponsePlan {
+    response(&request(case.request), lines).unwrap()
+}
+
+/// The head that the client gets for a response of these lines.
+fn written(case: &Case<'_>, lines: &[&str]) -> Vec<u8> {
     let request = request(case.request);
     let mut out = Vec::new();
     with_response(&head(lines), |head| {
         let plan = plan_response(&request, head, 0).unwrap();
-        write_response(
-            &mut out,
-            head,
-            &request,
-            &plan,
-            case.closes,
-            case.routed.map(str::as_bytes),
-            &Edits::NONE,
-        );
+        let facts = ResponseFacts {
+            closes: case.closes,
+            routed_instance: case.routed.map(str::as_bytes),
+            received: &date(),
+            edits: &Edits::NONE,
+        };
+        write_response(&mut out, head, &request, &plan, &facts);
     });
-    let want = head(want);
-    assert_eq!(out.escape_ascii().to_string(), want.escape_ascii().to_string(), "{lines:?}");
     assert_is_one_head(&out);
+    out
 }
 
 #[test]
@@ -55,6 +70,56 @@ fn what_is_not_ours_to_change_keeps_octets_case_and_order() {
     want[8] = "Empty: ";
     check(&GET, &lines, &want);
     check(&GET, &["HTTP/1.1 599", "Content-Length: 0"], &["HTTP/1.1 599 ", "Content-Length: 0"]);
+}
+
+#[test]
+fn a_final_response_without_a_date_gets_one_behind_the_fields_of_its_backend() {
+    let ours = format!("Date: {DATE}");
+    let ours = ours.as_str();
+    let (ok, length, close) = ("HTTP/1.1 200 OK", "Content-Length: 5", "Connection: close");
+    let stream = "Content-Type: text/event-stream";
+    let (unbuffered, uncached) = ("X-Accel-Buffering: no", "Cache-Control: no-cache");
+    let chunked = "Transfer-Encoding: chunked";
+    let closing = Case { closes: true, ..GET };
+    let cases: [(&Case<'_>, &[&str], &[&str]); 10] = [
+        (&GET, &[ok], &[ok, ours, chunked]),
+        (&closing, &[ok, length, "A: b"], &[ok, length, "A: b", ours, close]),
+        (&GET_10, &[ok, length], &[ok, length, ours, close]),
+        (&HEAD, &[ok, length], &[ok, length, ours]),
+        (&GET, &["HTTP/1.1 204 No"], &["HTTP/1.1 204 No", ours]),
+        (&GET, &["HTTP/1.1 304 No"], &["HTTP/1.1 304 No", ours]),
+        (&GET, &["HTTP/1.1 500 No", length], &["HTTP/1.1 500 No", length, ours]),
+        (&GET, &[ok, stream], &[ok, stream, ours, chunked, unbuffered, uncached]),
+        (&GET, &["HTTP/1.1 103 Early", "Link: x"], &["HTTP/1.1 103 Early", "Link: x"]),
+        (
+            &GET,
+            &[ok, length, "Dates: x", "X-Date: x"],
+            &[ok, length, "Dates: x", "X-Date: x", ours],
+        ),
+    ];
+    for (case, lines, want) in cases {
+        let out = written(case, lines).escape_ascii().to_string();
+        assert_eq!(out, head(want).escape_ascii().to_string(), "{lines:?}");
+    }
+}
+
+#[test]
+fn a_date_that_is_there_stays_as_it_is() {
+    let (ok, length) = ("HTTP/1.1 200 OK", "Content-Length: 5");
+    for dates in [
+        &["Date: Sat, 01 Jan 2000 00:00:00 GMT"][..],
+        &["dATE: yesterday"],
+        &["Date: "],
+        &["Date: Sat, 01 Jan 2000 00:00:00 GMT", "date: Sun, 02 Jan 2000 00:00:00 GMT"],
+        &["DATE: Saturday, 01-Jan-00 00:00:00 GMT"],
+    ] {
+        let lines = [&[ok], dates, &[length]].concat();
+        // Nor does a `Connection` that names it take it away.
+        for listed in [&[][..], &["Connection: date"]] {
+            let out = written(&GET, &[&lines, listed].concat()).escape_ascii().to_string();
+            assert_eq!(out, head(&lines).escape_ascii().to_string());
+        }
+    }
 }
 
 #[test]

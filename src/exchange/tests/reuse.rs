@@ -116,15 +116,14 @@ fn what_the_head_announces_is_what_happens() {
         for version in [Version::Http10, Version::Http11] {
             let mut out = Vec::new();
             with_response(&head(&["HTTP/1.1 200 OK", "Content-Length: 0"]), |head| {
-                write_response(
-                    &mut out,
-                    head,
-                    &RequestPlan { version, ..request },
-                    &plan,
+                let facts = ResponseFacts {
                     closes,
-                    None,
-                    &Edits::NONE,
-                );
+                    routed_instance: None,
+                    received: &date(),
+                    edits: &Edits::NONE,
+                };
+                let request = RequestPlan { version, ..request };
+                write_response(&mut out, head, &request, &plan, &facts);
             });
             let text = String::from_utf8(out).unwrap();
             let announces_close = text.contains("\r\nConnection: close\r\n");
