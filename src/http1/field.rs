@@ -247,6 +247,7 @@ mod tests {
     fn names_match_in_any_case_and_nothing_else_does() {
         assert_eq!(Field::of(b"Stepflow-Instance-ID"), Field::StepflowInstanceId);
         assert_eq!(Field::of(b"TRANSFER-ENCODING"), Field::TransferEncoding);
+        assert_eq!(Field::of(b"dAtE"), Field::Date);
         assert_eq!(Field::of(b"x-accel-buffering"), Field::XAccelBuffering);
         assert_eq!(Field::of(b"Transfer-Encodin"), Field::Other);
         assert_eq!(Field::of(b"X-FORWARDED-PORT"), Field::XForwardedOther);
@@ -274,6 +275,7 @@ mod tests {
         }
         check(b"te");
         check(b"via");
+        check(b"date");
         check(b"host");
         check(b"expect");
         check(b"forwarded");
