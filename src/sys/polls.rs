@@ -9,8 +9,9 @@
 //! A standing poll tells of *changes*, and a wait asks for a *state*: is there something to read?
 //! So a source remembers that it was told, until whoever reads finds that nothing is left: a read
 //! blocks, or gives less than it had room for (epoll(7)). A peer that sends urgent data
-//! (RFC 9293 §3.8.5) makes reads stop before it, and what lies behind it is told with what comes
-//! next; the deadlines of such a connection are its own loss, and nobody sends HTTP like that.
+//! (RFC 9293 §3.8.5), as nobody does who speaks HTTP, makes reads stop before it: what lies behind
+//! it is told with what comes next, and a connection may pass for quiet meanwhile. Whoever does so
+//! delays or garbles its own messages, which it could do without.
 //!
 //! The kernel completes polls whenever this thread leaves it, by whatever call. The completions are
 //! taken up when monoio's ring says that there are some ([`Polls::bell`]), or when somebody asks.
@@ -40,6 +41,9 @@ const EVENTS: libc::c_short = libc::POLLIN | libc::POLLRDHUP;
 /// After one of these, every read gives octets, the end or an error, and none would have to wait.
 const LASTING: libc::c_short = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
 
+/// How often completions that found no room are fetched in a row.
+const ROUNDS_MAX: u32 = 16;
+
 /// Token of submissions whose outcome is of no interest. No source has this number.
 const NOBODY: u64 = u64::MAX;
 
@@ -47,6 +51,10 @@ const NOBODY: u64 = u64::MAX;
 pub struct Polls {
     ring: RefCell<IoUring>,
     sources: RefCell<Sources>,
+    /// Polls that are still to be cancelled, because the kernel did not take the order.
+    doomed: RefCell<Vec<u64>>,
+    /// Completions that the kernel had no memory to keep, so far.
+    lost: Cell<u32>,
 }
 
 #[derive(Default)]
@@ -115,15 +123,25 @@ impl Polls {
     /// A ring for standing polls.
     ///
     /// # Errors
-    /// When the kernel refuses the ring.
+    /// When the kernel refuses the ring, or is older than 6.0: before 5.17 a poll that stood could
+    /// miss an end that came right behind octets.
     pub fn new() -> io::Result<Self> {
         Self::with_room_for(COMPLETIONS)
     }
 
     fn with_room_for(completions: u32) -> io::Result<Self> {
-        let mut builder = ring::builder(ring::usable_flags()?);
+        let flags = ring::usable_flags()?;
+        if flags != ring::Flags::Tuned {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let mut builder = ring::builder(flags);
         let ring = builder.setup_cqsize(completions).build(SUBMISSIONS.min(completions))?;
-        Ok(Self { ring: ring.into(), sources: RefCell::default() })
+        Ok(Self {
+            ring: ring.into(),
+            sources: RefCell::default(),
+            doomed: RefCell::default(),
+            lost: Cell::new(0),
+        })
     }
 
     /// What monoio can wait for: whenever it is readable, [`Polls::take_up`] is due.
@@ -138,18 +156,54 @@ impl Polls {
         UnixStream::from_std(fd.try_clone_to_owned()?.into())
     }
 
-    /// Takes up what the kernel has to tell, and wakes whom it concerns.
-    pub fn take_up(&self) {
-        let mut ring = self.ring.borrow_mut();
-        for completion in ring.completion() {
-            self.note(&completion);
-        }
-        // What could not be entered, or what found no room, is waiting still.
-        let submissions = ring.submission();
-        if !submissions.is_empty() || submissions.cq_overflow() {
+    /// Takes up what the kernel has to tell, and wakes whom it concerns. Whether that is all.
+    pub fn take_up(&self) -> bool {
+        // What found no room is waiting in the kernel, and takes the room of what is taken up.
+        for _ in 0..ROUNDS_MAX {
+            let lost = {
+                let mut ring = self.ring.borrow_mut();
+                let mut completions = ring.completion();
+                completions.by_ref().for_each(|completion| self.note(&completion));
+                completions.overflow()
+            };
+            if lost != self.lost.replace(lost) {
+                self.look_at_all();
+            }
+            let doomed = self.doomed.borrow_mut().pop();
+            if let Some(token) = doomed {
+                self.cancel(token);
+            }
+            let mut ring = self.ring.borrow_mut();
+            let submissions = ring.submission();
+            if submissions.is_empty() && !submissions.cq_overflow() {
+                return true;
+            }
             drop(submissions);
-            // Should that fail as well, the next time will be soon.
-            let _ = ring.submit();
+            if ring.submit().is_err() {
+                return false;
+            }
+        }
+        false
+    }
+
+    /// Somebody has not been told of something: has everybody look, and be watched anew.
+    fn look_at_all(&self) {
+        let count = self.sources.borrow().all.len();
+        for number in (0..count).filter_map(|number| u32::try_from(number).ok()) {
+            let token = self.token(number);
+            let (was, waiter) = self.with(number, |source| {
+                if source.news == News::Nothing {
+                    source.news = News::Something;
+                }
+                source.generation = source.generation.wrapping_add(1);
+                (std::mem::replace(&mut source.poll, Kept::Over), source.waiter.take())
+            });
+            if was == Kept::Armed {
+                self.cancel(token);
+            }
+            if let Some(waiter) = waiter {
+                waiter.wake();
+            }
         }
     }
 
@@ -184,6 +238,7 @@ impl Polls {
                 fresh
             })
         };
+        self.with(number, |source| (source.poll, source.news) = (Kept::Armed, News::Nothing));
         match self.arm(fd, self.token(number)) {
             Ok(()) => Ok(number),
             Err(error) => {
@@ -254,8 +309,15 @@ impl Polls {
         let old = self.with(number, |source| std::mem::replace(source, fresh));
         self.sources.borrow_mut().free.push(number);
         if old.poll == Kept::Armed {
-            // What the kernel does not take now, it takes with the next.
-            let _ = self.submit(&opcode::PollRemove::new(token).build().user_data(NOBODY));
+            self.cancel(token);
+        }
+    }
+
+    /// Ends a poll. `IORING_OP_POLL_REMOVE` would leave a poll that is about to tell something as
+    /// it is (`EALREADY`), and a standing poll tells something whenever the peer likes.
+    fn cancel(&self, token: u64) {
+        if self.submit(&opcode::AsyncCancel::new(token).build().user_data(NOBODY)).is_err() {
+            self.doomed.borrow_mut().push(token);
         }
     }
 }
@@ -307,8 +369,9 @@ impl Watch {
     /// Whether nothing has come, as far as a standing poll has told; false if there is none.
     pub(super) fn is_quiet(&self, polls: Option<&Polls>) -> bool {
         self.standing(polls).is_some_and(|(polls, number)| {
-            polls.take_up();
-            polls.with(number, |source| source.news == News::Nothing && source.poll == Kept::Armed)
+            let is_quiet =
+                |source: &mut Source| source.news == News::Nothing && source.poll == Kept::Armed;
+            polls.take_up() && polls.with(number, is_quiet)
         })
     }
 

@@ -4,7 +4,8 @@
 //! that downloads as fast as its backend sends, or that pipelines without end, would never let go
 //! of the thread: no other connection, no deadline and no snapshot would be seen until it pauses.
 //! So operations are counted, and whoever has spent a turn waits until the driver has been entered
-//! once. On io_uring every operation waits for its completion anyway, and no turn is ever spent.
+//! once. On io_uring most operations wait for their completions anyway; a connection with a
+//! standing poll is ready at once for as long as octets lie there, as on epoll.
 //!
 //! A task that wakes itself will not do: monoio 0.2.4 puts it in front of the queue, and a queue
 //! that never empties keeps timers from firing. A bell that rings through the driver does.

@@ -397,11 +397,9 @@ async fn give_turns(worker: Rc<Worker>, bell: std::os::unix::net::UnixStream) {
     panic!("worker {} cannot hear its own bell: {ended:?}", worker.index);
 }
 
-/// Lets connections wait with standing polls. They do without where the kernel grants no ring for
-/// them, as it may if few pages can be locked.
+/// Lets connections wait with standing polls, unless the kernel grants no ring for them.
 fn stand(worker: &Rc<Worker>) {
-    let ready = Polls::new().and_then(|polls| Ok((polls.bell()?, polls)));
-    match ready {
+    match Polls::new().and_then(|polls| Ok((polls.bell()?, polls))) {
         Ok((bell, polls)) => {
             worker.turns.stand(polls);
             monoio::spawn(heed_polls(Rc::clone(worker), bell));
@@ -415,7 +413,7 @@ async fn heed_polls(worker: Rc<Worker>, bell: monoio::net::UnixStream) {
     let Some(polls) = worker.turns.polls() else { return };
     loop {
         if let Err(error) = bell.readable(false).await {
-            // Connections would wait for ever. A restart is better (see `server`).
+            // As above.
             panic!("worker {} cannot wait for its polls: {error}", worker.index);
         }
         polls.take_up();
@@ -453,6 +451,8 @@ async fn tick(worker: Rc<Worker>) {
     loop {
         monoio::time::sleep(Tick::LENGTH).await;
         let now = Instant::now();
+        // What the kernel did not take is given to it again.
+        let _ = worker.turns.polls().map(Polls::take_up);
         worker.alarms.walk(now);
         worker.date.borrow_mut().move_to(since_epoch());
         drain::tick(&worker, now);

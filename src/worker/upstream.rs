@@ -434,10 +434,10 @@ fn note_failure(worker: &Worker, slot: Slot, failure: Failure) -> Failure {
 
 /// Puts a connection back that ended its exchange at a message boundary.
 pub(super) fn give_back(worker: &Worker, slot: Slot, connection: Upstream) {
-    connection.rest();
     if !worker.table.borrow().is_known(slot) || is_wanted_elsewhere(worker, slot) {
         return;
     }
+    connection.rest();
     let expires = worker.alarms.now().after(worker.config.timeouts.upstream_idle);
     let mut pool = worker.pool.borrow_mut();
     pool.put(slot, connection, expires);

@@ -4,7 +4,10 @@ use std::{
     net::{Shutdown, TcpStream},
     os::{fd::AsFd, unix::fs::OpenOptionsExt},
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     task::Wake,
     time::{Duration, Instant},
 };
@@ -253,4 +256,104 @@ fn a_connection_waits_reads_and_is_closed() {
         peer.set_read_timeout(Some(PATIENCE)).unwrap();
         assert_eq!(peer.read(&mut [0]).unwrap(), 0);
     });
+}
+
+/// The poll has something to tell that the kernel has not told, because octets came from another
+/// CPU while this thread was not in the kernel.
+#[test]
+fn what_is_released_while_octets_come_is_closed() {
+    let Some(polls) = polls(256) else { return };
+    for round in 0..30 {
+        let (ours, mut peer) = pair();
+        let watch = watch();
+        assert_eq!(look(&watch, &polls, &ours), Some(Poll::Pending));
+        let (may_write, has_written) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !may_write.load(SeqCst) {
+                    std::hint::spin_loop();
+                }
+                let written = (&peer).write_all(b"x");
+                has_written.store(true, SeqCst);
+                written.unwrap();
+            });
+            may_write.store(true, SeqCst);
+            // Without a call: this thread must not come out of the kernel meanwhile.
+            while !has_written.load(SeqCst) {
+                std::hint::spin_loop();
+            }
+            watch.release(Some(&polls));
+        });
+        drop(ours);
+        peer.set_read_timeout(Some(PATIENCE)).unwrap();
+        // An end or a reset, but not silence.
+        let is_silent = peer.read(&mut [0]).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock);
+        assert!(!is_silent, "connection {round} is open still");
+    }
+}
+
+#[test]
+fn what_found_no_room_is_known_of_a_connection_at_rest() {
+    let Some(polls) = polls(4) else { return };
+    let mut all: Vec<_> = (0..32).map(|_| (pair(), Watch::default())).collect();
+    for ((ours, _), watch) in &all {
+        watch.rest(Some(&polls), ours.as_fd());
+        assert!(watch.is_quiet(Some(&polls)));
+    }
+    for ((_, peer), _) in &mut all {
+        peer.write_all(b"poison").unwrap();
+    }
+    for ((ours, _), _) in &all {
+        ours.peek(&mut [0]).unwrap();
+    }
+    for (number, (_, watch)) in all.iter().enumerate().rev() {
+        assert!(!watch.is_quiet(Some(&polls)), "{number}");
+    }
+}
+
+#[test]
+fn when_something_was_lost_everybody_looks_and_is_watched_anew() {
+    let Some(polls) = polls(16) else { return };
+    let mut all: Vec<_> = (0..3).map(|_| (pair(), watch())).collect();
+    for ((ours, _), watch) in &all {
+        assert_eq!(look(watch, &polls, ours), Some(Poll::Pending));
+    }
+    let (former, spare) = (pair(), watch());
+    assert_eq!(look(&spare, &polls, &former.0), Some(Poll::Pending));
+    spare.release(Some(&polls));
+    polls.look_at_all();
+    // A number that nobody had meanwhile is as good as new.
+    let (fresh, later) = (pair(), watch());
+    assert_eq!(look(&later, &polls, &fresh.0), Some(Poll::Pending));
+    for ((ours, peer), watch) in &mut all {
+        assert!(!watch.is_quiet(Some(&polls)));
+        assert_eq!(look(watch, &polls, ours), Some(Poll::Ready(())));
+        watch.is_exhausted(Some(&polls));
+        assert_eq!(look(watch, &polls, ours), Some(Poll::Pending), "it is watched anew");
+        peer.write_all(b"x").unwrap();
+        wait(watch, &polls, ours);
+    }
+    for ((ours, mut peer), watch) in all {
+        watch.release(Some(&polls));
+        ours.peek(&mut [0]).unwrap();
+        (&ours).read_exact(&mut [0]).unwrap();
+        drop(ours);
+        peer.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(peer.read(&mut [0]).unwrap(), 0, "neither poll keeps it open");
+    }
+}
+
+#[test]
+fn an_order_that_the_kernel_did_not_take_is_given_again() {
+    let Some(polls) = polls(16) else { return };
+    let (ours, mut peer) = pair();
+    let watch = watch();
+    assert_eq!(look(&watch, &polls, &ours), Some(Poll::Pending));
+    let Manner::Standing(number) = watch.0.get() else { panic!("{watch:?}") };
+    // As if it had not been taken.
+    polls.doomed.borrow_mut().push(polls.token(number));
+    drop(ours);
+    assert!(polls.take_up());
+    peer.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(peer.read(&mut [0]).unwrap(), 0);
 }
