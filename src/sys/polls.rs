@@ -111,7 +111,7 @@ enum Manner {
     #[default]
     Unknown,
     /// It was waited for once, with a poll for one wait. Many are never waited for again, and
-    /// a poll that stands costs more to arm and has to be removed.
+    /// a poll that stands costs more to arm and has to be cancelled.
     Once,
     /// With the standing poll of this number.
     Standing(u32),
@@ -262,7 +262,7 @@ impl Polls {
         if ring.submission().is_full() {
             ring.submit()?;
         }
-        // SAFETY: polls and their removal refer to no memory.
+        // SAFETY: polls and cancels refer to no memory.
         unsafe { ring.submission().push(entry) }.map_err(io::Error::other)?;
         ring.submit()?;
         Ok(())
@@ -389,15 +389,11 @@ impl Watch {
     /// Nobody waits, and the connection is to be used again: it stands from now on, so that it is
     /// known what comes meanwhile. Forgets whom it would wake.
     pub(super) fn rest(&self, polls: Option<&Polls>, fd: BorrowedFd<'_>) {
-        match (self.standing(polls), polls, self.0.get()) {
-            (Some((polls, number)), ..) => {
-                let waiter = polls.with(number, |source| source.waiter.take());
-                drop(waiter);
-            }
-            (None, Some(polls), Manner::Unknown | Manner::Once) => {
-                self.stand(polls, fd);
-            }
-            _ => {}
+        let Some(polls) = polls else { return };
+        match self.0.get() {
+            Manner::Standing(number) => drop(polls.with(number, |source| source.waiter.take())),
+            Manner::Unknown | Manner::Once => drop(self.stand(polls, fd)),
+            Manner::Each => {}
         }
     }
 

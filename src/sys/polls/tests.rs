@@ -44,6 +44,13 @@ fn look(watch: &Watch, polls: &Polls, stream: &TcpStream) -> Option<Poll<()>> {
     watch.poll(Some(polls), stream.as_fd(), &mut Context::from_waker(Waker::noop()))
 }
 
+/// A connection that stands, and of which nothing is known.
+fn standing(polls: &Polls, stream: &TcpStream) -> Watch {
+    let watch = watch();
+    assert_eq!(look(&watch, polls, stream), Some(Poll::Pending));
+    watch
+}
+
 fn wait_until(polls: &Polls, what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
@@ -89,8 +96,7 @@ fn an_end_and_a_reset_stay() {
     let Some(polls) = polls(16) else { return };
     for is_reset in [false, true] {
         let (ours, peer) = pair();
-        let watch = watch();
-        assert_eq!(look(&watch, &polls, &ours), Some(Poll::Pending));
+        let watch = standing(&polls, &ours);
         match is_reset {
             true => {
                 socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
@@ -109,8 +115,7 @@ fn an_end_and_a_reset_stay() {
 fn an_end_behind_octets_is_told_when_they_have_been_read() {
     let Some(polls) = polls(16) else { return };
     let (ours, mut peer) = pair();
-    let watch = watch();
-    assert_eq!(look(&watch, &polls, &ours), Some(Poll::Pending));
+    let watch = standing(&polls, &ours);
     peer.write_all(b"last").unwrap();
     wait(&watch, &polls, &ours);
     peer.shutdown(Shutdown::Write).unwrap();
@@ -152,15 +157,13 @@ fn a_poll_that_found_no_room_is_armed_again() {
 fn a_number_that_is_used_again_hears_nothing_of_its_former_owner() {
     let Some(polls) = polls(16) else { return };
     let (former, mut peer) = pair();
-    let first = watch();
-    assert_eq!(look(&first, &polls, &former), Some(Poll::Pending));
+    let first = standing(&polls, &former);
     let Manner::Standing(number) = first.0.get() else { panic!("{first:?}") };
     peer.write_all(b"news").unwrap();
     former.peek(&mut [0]).unwrap();
     first.release(Some(&polls));
     let (ours, _peer) = pair();
-    let second = watch();
-    assert_eq!(look(&second, &polls, &ours), Some(Poll::Pending));
+    let second = standing(&polls, &ours);
     assert_eq!(second.0.get(), Manner::Standing(number));
     for _ in 0..100 {
         assert!(second.is_quiet(Some(&polls)));
@@ -265,8 +268,7 @@ fn what_is_released_while_octets_come_is_closed() {
     let Some(polls) = polls(256) else { return };
     for round in 0..30 {
         let (ours, mut peer) = pair();
-        let watch = watch();
-        assert_eq!(look(&watch, &polls, &ours), Some(Poll::Pending));
+        let watch = standing(&polls, &ours);
         let (may_write, has_written) = (AtomicBool::new(false), AtomicBool::new(false));
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -318,13 +320,12 @@ fn when_something_was_lost_everybody_looks_and_is_watched_anew() {
     for ((ours, _), watch) in &all {
         assert_eq!(look(watch, &polls, ours), Some(Poll::Pending));
     }
-    let (former, spare) = (pair(), watch());
-    assert_eq!(look(&spare, &polls, &former.0), Some(Poll::Pending));
-    spare.release(Some(&polls));
+    let (former, _peer) = pair();
+    standing(&polls, &former).release(Some(&polls));
     polls.look_at_all();
     // A number that nobody had meanwhile is as good as new.
-    let (fresh, later) = (pair(), watch());
-    assert_eq!(look(&later, &polls, &fresh.0), Some(Poll::Pending));
+    let (fresh, _peer) = pair();
+    standing(&polls, &fresh);
     for ((ours, peer), watch) in &mut all {
         assert!(!watch.is_quiet(Some(&polls)));
         assert_eq!(look(watch, &polls, ours), Some(Poll::Ready(())));
@@ -347,8 +348,7 @@ fn when_something_was_lost_everybody_looks_and_is_watched_anew() {
 fn an_order_that_the_kernel_did_not_take_is_given_again() {
     let Some(polls) = polls(16) else { return };
     let (ours, mut peer) = pair();
-    let watch = watch();
-    assert_eq!(look(&watch, &polls, &ours), Some(Poll::Pending));
+    let watch = standing(&polls, &ours);
     let Manner::Standing(number) = watch.0.get() else { panic!("{watch:?}") };
     // As if it had not been taken.
     polls.doomed.borrow_mut().push(polls.token(number));
