@@ -1,4 +1,4 @@
-//! The data plane: one thread, one ring, one copy of the backend table.
+//! The data plane: one thread, its rings, one copy of the backend table.
 //!
 //! Owns its listener, its connections, its pool of idle upstream connections and its counters.
 //! Shares nothing that is written: what it knows arrives as snapshots through [`crate::link`], what
